@@ -1,0 +1,55 @@
+# The two commands of README are `make demo` and `make test`. Both make .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint format venv test-backends test-jax test-torch clean
+
+demo: .venv/made
+	$(BIN)/python -m training.train --config digits --run-dir runs/digits
+	$(BIN)/python -m training.demo --run-dir runs/digits --min-top1 0.97
+
+test: .venv/made
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lint: .venv/made
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/made
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+venv: .venv/made
+
+# Layers, models and parity on the other two backends of Keras, each in its own environment.
+test-backends: test-jax test-torch
+
+BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py tests/test_weights.py
+
+test-jax: .venv-jax/made
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(BACKEND_TESTS)
+
+test-torch: .venv-torch/made
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) tests/test_training_step.py
+
+# `made` is written last: an installation that was cut off is done again.
+.venv/made: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP_INSTALL) -e ".[train,test]"
+	touch $@
+
+.venv-jax/made: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/python $(PIP_INSTALL) -e ".[test]" jax
+	touch $@
+
+.venv-torch/made: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python $(PIP_INSTALL) -e ".[test]" torch transformers
+	touch $@
+
+clean:
+	rm -rf .venv .venv-jax .venv-torch runs build dist *.egg-info

@@ -1,0 +1,52 @@
+"""CvT, the Convolutional vision Transformer (Wu et al. 2021), for Keras 3."""
+
+from keras_cvt import checkpoints, imagenet, weights
+from keras_cvt.complexity import complexity
+from keras_cvt.config import StageConfig, stages_from_spec
+from keras_cvt.imagenet import decode_predictions, load_image, preprocess_input
+from keras_cvt.layers import (
+    MLP,
+    ClassToken,
+    ConvEmbedding,
+    ConvProjection,
+    ConvProjectionAttention,
+    CvTBlock,
+    DropPath,
+    PositionEmbedding,
+    quick_gelu,
+)
+from keras_cvt.models import (
+    CvT,
+    CvT13,
+    CvT21,
+    CvTW24,
+    feature_pyramid,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "ClassToken",
+    "ConvEmbedding",
+    "ConvProjection",
+    "ConvProjectionAttention",
+    "CvT",
+    "CvT13",
+    "CvT21",
+    "CvTBlock",
+    "CvTW24",
+    "DropPath",
+    "PositionEmbedding",
+    "StageConfig",
+    "checkpoints",
+    "complexity",
+    "decode_predictions",
+    "feature_pyramid",
+    "imagenet",
+    "load_image",
+    "preprocess_input",
+    "quick_gelu",
+    "stages_from_spec",
+    "weights",
+]

@@ -1,0 +1,123 @@
+"""From any checkpoint to any other: `keras-cvt convert`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cvt import checkpoints, models, names
+from keras_cvt.config import VARIANTS, StageConfig, stages_from_spec
+from keras_cvt.weights import Weights, describe
+
+KEYS = ("official", "huggingface")
+SUFFIXES = (".safetensors", ".weights.h5", ".keras")
+
+
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    keys: str = "official",
+    stages: Sequence[StageConfig | Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes a checkpoint in another format. Weights keep their bits.
+
+    Args:
+        source: any file that `checkpoints.read` reads, with official, Hugging Face's or Keras' names.
+        destination: a `.safetensors` file, which PyTorch opens, or a `.weights.h5` or `.keras` file
+            of this library. A file that is there already is replaced when the new one is complete.
+        keys: the names in a `.safetensors` file: "official" or "huggingface".
+        stages: the model's configuration, for a `.weights.h5` or `.keras` file. Not needed for the
+            published variants, which are recognised, or with Hugging Face's `config.json` beside the
+            source.
+
+    Raises:
+        ValueError: for a destination of another kind, or a configuration that is not known.
+        FileNotFoundError: for a source that is not there.
+        CheckpointError: for a damaged source, or one that is no CvT.
+    """
+    source, destination = Path(source), Path(destination)
+    if not destination.name.endswith(SUFFIXES):
+        raise ValueError(f"{destination} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    if keys not in KEYS:
+        raise ValueError(f"`keys` must be one of {KEYS}. Received {keys!r}.")
+    weights = Weights(source)
+    if destination.suffix == ".safetensors":
+        checkpoints.write_safetensors(destination, _TorchTensors(weights, keys), {"format": "pt"})
+        return
+
+    classes = weights.classes
+    norm = "norm.weight" in weights
+    stages = _stages(weights) if stages is None else stages
+    model = models.CvT(
+        stages,
+        include_top=classes is not None,
+        weights=source,
+        input_shape=(None, None, weights.shape("stage0.patch_embed.proj.weight")[2]),
+        classes=classes or 1000,
+        pooling="avg" if norm and classes is None else None,
+    )
+    with beside(destination) as temporary:
+        if destination.suffix == ".keras":
+            model.save(temporary)
+        else:
+            model.save_weights(temporary)
+
+
+class _TorchTensors(Mapping[str, np.ndarray]):
+    """Weights under a convention's names and in torch's layout, each read when it is asked for."""
+
+    def __init__(self, weights: Weights, keys: str):
+        self.weights = weights
+        rename = names.huggingface if keys == "huggingface" else str
+        self.names = {rename(name): name for name in weights}
+        # PyTorch's BatchNorm counts its batches, and a strict load asks for the count.
+        self.counts = {
+            rename(name.replace("running_mean", names.IGNORED_SUFFIX))
+            for name in weights
+            if name.endswith(".running_mean")
+        }
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key in self.counts:
+            return np.zeros((), "int64")
+        return names.to_torch(self.names[key], self.weights[self.names[key]])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.names
+        yield from self.counts
+
+    def __len__(self) -> int:
+        return len(self.names) + len(self.counts)
+
+
+def _stages(weights: Weights) -> Sequence[StageConfig]:
+    architecture = weights.architecture()
+    for stages in VARIANTS.values():
+        if architecture == tuple((stage.embed_dim, stage.depth) for stage in stages):
+            return stages
+    spec = weights.path.with_name("config.json")
+    if spec.is_file():
+        return stages_from_spec(json.loads(spec.read_text(encoding="utf-8")))
+    raise ValueError(
+        f"{weights.path} is {describe(architecture)}, which is no published variant: heads, strides "
+        "and paddings can't be seen in a checkpoint. Give its configuration (--spec FILE: the official "
+        "options or Hugging Face's config.json, as JSON)."
+    )
+
+
+@contextlib.contextmanager
+def beside(destination: Path) -> Iterator[Path]:
+    """A file to write in the same folder, renamed to its destination when it is complete."""
+    temporary = destination.with_name(f".{secrets.token_hex(4)}.{destination.name}")
+    try:
+        yield temporary
+        os.replace(temporary, destination)
+    finally:
+        temporary.unlink(missing_ok=True)

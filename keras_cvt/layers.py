@@ -1,0 +1,790 @@
+"""Layers of the Convolutional vision Transformer (CvT; Wu et al. 2021, arXiv:2103.15808).
+
+Images and token maps are (batch, height, width, channels). The class token, where a stage has
+one, travels beside the map as (batch, 1, channels); the two become one token sequence only inside
+attention, so no layer ever has to guess a height and a width from a token count.
+
+The function, its defaults and its initialization are those of the official `lib/models/cls_cvt.py`,
+which differs from the paper in places. Sublayers carry the names of the official checkpoint's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+LAYER_NORM_EPSILON = 1e-5
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.9  # torch calls the same thing momentum 0.1
+
+PROJECTIONS = ("dw_bn", "linear")
+
+Shape = tuple[int | None, ...]
+
+serializable = keras.saving.register_keras_serializable(package="keras_cvt")
+
+
+@serializable
+def quick_gelu(x: Any) -> Any:
+    """QuickGELU, `x * sigmoid(1.702 * x)`: the activation that the published weights were trained with.
+
+    Written through SiLU, which backends compute in one fused operation.
+
+    Args:
+        x: floating point tensor of any shape.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    return ops.silu(1.702 * x) / 1.702
+
+
+def get_activation(identifier: str | dict | Callable | None) -> Callable:
+    """`keras.activations.get`, which also knows the name "quick_gelu"."""
+    if identifier == "quick_gelu":
+        return quick_gelu
+    return keras.activations.get(identifier)
+
+
+def conv_output_size(size: int | None, kernel_size: int, strides: int, padding: int) -> int | None:
+    """Length of a convolution's output (paper, equation 1); None stays None."""
+    return None if size is None else (size + 2 * padding - kernel_size) // strides + 1
+
+
+def linear_initializer() -> keras.initializers.Initializer:
+    # The official code truncates its normal distribution of deviation 0.02 at -2 and 2, a hundred
+    # deviations away: it is a normal distribution. Keras' TruncatedNormal cuts at two deviations.
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
+def _fresh(initializer: str | dict | None) -> keras.initializers.Initializer:
+    """A new initializer for each weight: one object gives the same numbers each time it is called."""
+    return linear_initializer() if initializer is None else keras.initializers.get(initializer)
+
+
+def _serialized(initializer: Any) -> str | dict | None:
+    if isinstance(initializer, keras.initializers.Initializer):
+        return keras.initializers.serialize(initializer)
+    return initializer
+
+
+def torch_uniform(fan_in: int) -> keras.initializers.Initializer:
+    # torch's default, for kernels and biases, where the official code sets no other. The bound is
+    # given, not left to VarianceScaling, which counts a depthwise kernel's fan-in over all channels.
+    bound = fan_in**-0.5
+    return keras.initializers.RandomUniform(-bound, bound)
+
+
+def _check_map(layer: keras.Layer, shape: Shape, channels: int | None = None) -> int:
+    """Returns the channels of a map's shape, which must be (batch, height, width, channels)."""
+    if len(shape) != 4 or shape[-1] is None or shape[-1] != (channels or shape[-1]):
+        raise ValueError(
+            f"{type(layer).__name__} takes maps of shape (batch, height, width, "
+            f"{channels or 'channels, which must be known'}). Received shape {tuple(shape)}."
+        )
+    return shape[-1]
+
+
+def check_int(name: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received {value!r}.")
+    return value
+
+
+def _check_rate(name: str, value: Any) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be at least 0 and less than 1. Received {value!r}.")
+    return float(value)
+
+
+def _pad(x: Any, padding: int) -> Any:
+    """As many zeros on each side: torch's padding, which "same" is not for strides above 1."""
+    if padding == 0:
+        return x
+    return ops.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+
+
+def _padded_shape(shape: Shape, padding: int) -> Shape:
+    batch, *size, channels = shape
+    return (batch, *(None if s is None else s + 2 * padding for s in size), channels)
+
+
+def at_least_float32(dtype: str) -> str:
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def _flatten_map(x: Any) -> Any:
+    """(N, H, W, C) -> (N, H * W, C), whatever of H and W is known."""
+    _, height, width, channels = ops.shape(x)
+    return ops.reshape(x, (-1, height * width, channels))
+
+
+class _ExplicitShapes(keras.layers.Layer):
+    """A layer that says what it returns through `compute_output_shape` even where that depends on a
+    call argument that is no tensor, which Keras' own `compute_output_spec` leaves out."""
+
+    def _spec(self, shapes: Any) -> Any:
+        if shapes and isinstance(shapes[0], tuple):
+            return tuple(self._spec(shape) for shape in shapes)
+        return keras.KerasTensor(shapes, dtype=self.compute_dtype)
+
+
+@serializable
+class DropPath(keras.layers.Layer):
+    """Stochastic depth, per sample: in training, whole samples of a residual branch become zero.
+
+    Each sample is kept with probability `1 - rate` and then divided by it. Several tensors given
+    as a list are parts of one branch: a sample is dropped in all of them or in none.
+
+    Args:
+        rate: probability of dropping a sample, in [0, 1).
+        seed: integer, or None for a random one.
+
+    Call arguments:
+        inputs: a tensor (batch, ...) or a list of them.
+        training: whether to drop; otherwise the inputs are returned.
+
+    Source: official `Block.drop_path` (timm's DropPath); Huang et al. 2016.
+    """
+
+    def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = _check_rate("rate", rate)
+        self.seed = seed
+        if self.rate > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        if not training or self.rate == 0:
+            return inputs
+        tensors = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        mask = self.draw_mask(ops.shape(tensors[0])[0])
+        outputs = [x * ops.reshape(mask, (-1,) + (1,) * (len(x.shape) - 1)) for x in tensors]
+        return outputs if isinstance(inputs, (list, tuple)) else outputs[0]
+
+    def draw_mask(self, samples: Any) -> Any:
+        """What to multiply each of so many samples with: 0 or 1 / (1 - rate), (samples,)."""
+        ones = ops.ones((samples,), dtype=self.compute_dtype)
+        return keras.random.dropout(ones, self.rate, seed=self.seed_generator)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@serializable
+class ClassToken(keras.layers.Layer):
+    """One learned token, repeated for each sample of the batch.
+
+    Call arguments:
+        x: the stage's map, (batch, height, width, channels), of which only the batch size and the
+            number of channels are used.
+
+    Returns:
+        (batch, 1, channels).
+
+    Source: paper, section 3; official `VisionTransformer.cls_token`.
+    """
+
+    def build(self, x_shape):
+        self.token = self.add_weight(
+            name="token",
+            shape=(1, 1, _check_map(self, x_shape)),
+            initializer=linear_initializer(),
+        )
+
+    def call(self, x):
+        return ops.broadcast_to(self.token, (ops.shape(x)[0], 1, self.token.shape[-1]))
+
+    def compute_output_shape(self, x_shape):
+        return (x_shape[0], 1, x_shape[-1])
+
+    def get_config(self):
+        # Keras derives a config from the constructor's arguments only while all are plain values,
+        # which a dtype policy is not.
+        return super().get_config()
+
+
+@serializable
+class PositionEmbedding(keras.layers.Layer):
+    """Adds a learned vector to each place of a map (paper, Table 5).
+
+    The embedding has one size; a map of another size gets it resized bilinearly, as the official
+    loader does.
+
+    Args:
+        size: (height, width) of the embedding in tokens. None takes them from the map on which the
+            layer is built, which must then be known.
+
+    Call arguments:
+        x: (batch, height, width, channels).
+
+    Returns:
+        A map of the same shape.
+    """
+
+    def __init__(self, size: tuple[int, int] | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.size = None if size is None else tuple(check_int("size", s, 1) for s in size)
+
+    def build(self, x_shape):
+        channels = _check_map(self, x_shape)
+        if self.size is None:
+            if None in x_shape[1:3]:
+                raise ValueError(
+                    "PositionEmbedding needs to know its height and width: give the model an "
+                    "`input_shape` without None, or the embedding a `size`. Received a map of shape "
+                    f"{tuple(x_shape)}."
+                )
+            self.size = tuple(x_shape[1:3])
+        self.embedding = self.add_weight(
+            name="embedding", shape=(1, *self.size, channels), initializer=linear_initializer()
+        )
+
+    def call(self, x):
+        embedding = self.embedding
+        if tuple(x.shape[1:3]) != self.size:
+            height, width = ops.shape(x)[1:3]
+            rows = self._interpolation(self.size[0], height)
+            columns = self._interpolation(self.size[1], width)
+            embedding = ops.einsum("ih,jw,nhwc->nijc", rows, columns, embedding)
+        return x + embedding
+
+    def _interpolation(self, old, new):
+        """The matrix (new, old) that interpolates linearly between the centres of pixels.
+
+        `keras.ops.image.resize` takes no size that is known only at run time, and gives other numbers
+        under XLA.
+        """
+        scale = old / ops.cast(new, "float32")
+        centers = (ops.cast(ops.arange(new), "float32") + 0.5) * scale - 0.5
+        centers = ops.clip(centers, 0, old - 1)[:, None]
+        distances = ops.abs(centers - ops.cast(ops.arange(old), "float32"))
+        return ops.cast(ops.maximum(1 - distances, 0), self.compute_dtype)
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@serializable
+class ConvEmbedding(keras.layers.Layer):
+    """Convolutional token embedding: a convolution with overlapping patches, then LayerNorm.
+
+    A non-overlapping patch embedding (Table 6) is `kernel_size=p, strides=p, padding=0`.
+
+    Args:
+        embed_dim: channels of the new map.
+        kernel_size, strides, padding: integers, the same for height and width; `padding` zeros are
+            added on each of the four sides.
+
+    Call arguments:
+        x: image or map, (batch, height, width, channels), of any size.
+
+    Returns:
+        (batch, floor((height + 2 padding - kernel_size) / strides) + 1, the same of width, embed_dim).
+
+    Source: paper, section 3.1; official `ConvEmbed`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        kernel_size: int = 7,
+        strides: int = 4,
+        padding: int = 2,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.embed_dim = check_int("embed_dim", embed_dim, 1)
+        self.kernel_size = check_int("kernel_size", kernel_size, 1)
+        self.strides = check_int("strides", strides, 1)
+        self.padding = check_int("padding", padding, 0)
+        self.proj = keras.layers.Conv2D(
+            embed_dim,
+            kernel_size,
+            strides=strides,
+            padding="valid",
+            data_format="channels_last",
+            dtype=self.dtype_policy,
+            name="proj",
+        )
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="norm"
+        )
+
+    def build(self, x_shape):
+        fan_in = self.kernel_size**2 * _check_map(self, x_shape)
+        self.proj.kernel_initializer = torch_uniform(fan_in)
+        self.proj.bias_initializer = torch_uniform(fan_in)
+        self.proj.build(_padded_shape(x_shape, self.padding))
+        self.norm.build(self.compute_output_shape(x_shape))
+
+    def call(self, x):
+        return self.norm(self.proj(_pad(x, self.padding)))
+
+    def compute_output_shape(self, x_shape):
+        height, width = (
+            conv_output_size(size, self.kernel_size, self.strides, self.padding)
+            for size in x_shape[1:3]
+        )
+        return (x_shape[0], height, width, self.embed_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "embed_dim": self.embed_dim,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+        }
+
+
+@serializable
+class ConvProjection(keras.layers.Layer):
+    """Depthwise convolution, then BatchNorm: the convolutional half of a convolutional projection.
+
+    Args:
+        kernel_size, strides, padding: as in `ConvEmbedding`.
+
+    Call arguments:
+        x: (batch, height, width, channels).
+
+    Returns:
+        A map of the same number of channels.
+
+    Source: paper, section 3.2.1; official `Attention._build_projection` with method "dw_bn".
+    """
+
+    def __init__(self, kernel_size: int = 3, strides: int = 1, padding: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_size = check_int("kernel_size", kernel_size, 1)
+        self.strides = check_int("strides", strides, 1)
+        self.padding = check_int("padding", padding, 0)
+        # "same" saves an operation where it pads as torch does.
+        self._same = self.strides == 1 and 2 * self.padding == self.kernel_size - 1
+        self.conv = keras.layers.DepthwiseConv2D(
+            kernel_size,
+            strides=strides,
+            padding="same" if self._same else "valid",
+            use_bias=False,
+            depthwise_initializer=torch_uniform(kernel_size**2),
+            data_format="channels_last",
+            dtype=self.dtype_policy,
+            name="conv",
+        )
+        self.bn = keras.layers.BatchNormalization(
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=BATCH_NORM_EPSILON,
+            dtype=self.dtype_policy,
+            name="bn",
+        )
+
+    def build(self, x_shape):
+        _check_map(self, x_shape)
+        self.conv.build(x_shape if self._same else _padded_shape(x_shape, self.padding))
+        self.bn.build(self.compute_output_shape(x_shape))
+
+    def call(self, x, training=None):
+        if not self._same:
+            x = _pad(x, self.padding)
+        return self.bn(self.conv(x), training=training)
+
+    def compute_output_shape(self, x_shape):
+        height, width = (
+            conv_output_size(size, self.kernel_size, self.strides, self.padding)
+            for size in x_shape[1:3]
+        )
+        return (x_shape[0], height, width, x_shape[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+        }
+
+
+@serializable
+class ConvProjectionAttention(_ExplicitShapes):
+    """Multi-head self-attention whose queries, keys and values come from convolutional projections.
+
+    Each projection is a depthwise convolution, BatchNorm and a linear map. The class token skips
+    the first two. The scores are scaled by `embed_dim ** -0.5` (not by the head's width), as the
+    official code does, and the softmax is computed in float32 at least.
+
+    Args:
+        embed_dim: channels of the map.
+        num_heads: number of heads; must divide `embed_dim`.
+        projection: "dw_bn", or "linear" for queries, keys and values without convolution (Table 8).
+            With "linear" the kernel size, strides and paddings have no effect.
+        kernel_size: of the depthwise convolutions.
+        strides_q, padding_q: of the queries' convolution.
+        strides_kv, padding_kv: of the keys' and values' convolutions (Table 7).
+        use_bias: whether the linear maps to queries, keys and values have a bias.
+        attention_dropout: dropout rate of the attention weights.
+        dropout: dropout rate of the result.
+        kernel_initializer: of the linear maps; None is the official normal distribution of deviation
+            0.02, "glorot_uniform" the official option `INIT: xavier`.
+
+    Call arguments:
+        x: map (batch, height, width, channels), of any size.
+        class_token: None, or (batch, 1, channels).
+        class_token_only: computes and returns the class token alone, for about the cost of its own
+            row. In training the queries' BatchNorm still sees the map, so that its statistics and
+            every gradient are those of the full computation.
+
+    Returns:
+        The new map; with a class token (map, class token); with `class_token_only` the class token.
+
+    Raises:
+        ValueError: heads that do not divide `embed_dim`; a map of other channels; `class_token_only`
+            without a class token.
+
+    Source: paper, section 3.2; official `Attention`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        projection: str = "dw_bn",
+        kernel_size: int = 3,
+        strides_q: int = 1,
+        padding_q: int = 1,
+        strides_kv: int = 2,
+        padding_kv: int = 1,
+        use_bias: bool = True,
+        attention_dropout: float = 0.0,
+        dropout: float = 0.0,
+        kernel_initializer: Any = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if projection not in PROJECTIONS:
+            raise ValueError(f"`projection` must be one of {PROJECTIONS}. Received {projection!r}.")
+        self.embed_dim = check_int("embed_dim", embed_dim, 1)
+        self.num_heads = check_int("num_heads", num_heads, 1)
+        if embed_dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}.")
+        self.projection = projection
+        self.kernel_size = kernel_size
+        self.strides_q = strides_q
+        self.padding_q = padding_q
+        self.strides_kv = strides_kv
+        self.padding_kv = padding_kv
+        self.use_bias = use_bias
+        self.attention_dropout = _check_rate("attention_dropout", attention_dropout)
+        self.dropout = _check_rate("dropout", dropout)
+        self.kernel_initializer = _serialized(kernel_initializer)
+        if projection == "dw_bn":
+            args = {"kernel_size": kernel_size, "dtype": self.dtype_policy}
+            args_q = {**args, "strides": strides_q, "padding": padding_q}
+            args_kv = {**args, "strides": strides_kv, "padding": padding_kv}
+            self.conv_proj_q = ConvProjection(**args_q, name="conv_proj_q")
+            self.conv_proj_k = ConvProjection(**args_kv, name="conv_proj_k")
+            self.conv_proj_v = ConvProjection(**args_kv, name="conv_proj_v")
+        else:
+            self.conv_proj_q = self.conv_proj_k = self.conv_proj_v = None
+        self.proj_q, self.proj_k, self.proj_v, self.proj = (
+            keras.layers.Dense(
+                embed_dim,
+                use_bias=use_bias or name == "proj",
+                kernel_initializer=_fresh(self.kernel_initializer),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for name in ("proj_q", "proj_k", "proj_v", "proj")
+        )
+        self.attn_drop = keras.layers.Dropout(
+            attention_dropout, dtype=self.dtype_policy, name="attn_drop"
+        )
+        self.proj_drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="proj_drop")
+
+    def build(self, x_shape, class_token_shape=None):
+        _check_map(self, x_shape, self.embed_dim)
+        for conv in (self.conv_proj_q, self.conv_proj_k, self.conv_proj_v):
+            if conv is not None:
+                conv.build(x_shape)
+        for dense in (self.proj_q, self.proj_k, self.proj_v, self.proj):
+            dense.build((None, None, self.embed_dim))
+
+    def call(self, x, class_token=None, class_token_only=False, training=None):
+        if class_token_only and class_token is None:
+            raise ValueError("`class_token_only` needs a `class_token`.")
+        if class_token_only and (self.conv_proj_q is None or not training):
+            q = class_token
+        else:
+            q_map = self._convolve(self.conv_proj_q, x, training)
+            q = self._join(q_map, class_token)
+            if class_token_only:
+                q = q[:, :1]
+        k = self._join(self._convolve(self.conv_proj_k, x, training), class_token)
+        v = self._join(self._convolve(self.conv_proj_v, x, training), class_token)
+
+        # Scaling the queries, not the scores, touches fewer numbers and can't overflow float16.
+        q = self._split_heads(self.proj_q(q) * self.embed_dim**-0.5)
+        scores = ops.matmul(q, ops.transpose(self._split_heads(self.proj_k(k)), (0, 1, 3, 2)))
+        weights = ops.softmax(ops.cast(scores, at_least_float32(self.compute_dtype)))
+        weights = self.attn_drop(ops.cast(weights, self.compute_dtype), training=training)
+        y = ops.matmul(weights, self._split_heads(self.proj_v(v)))
+        y = ops.transpose(y, (0, 2, 1, 3))
+        y = ops.reshape(y, (-1, ops.shape(y)[1], self.embed_dim))
+        y = self.proj_drop(self.proj(y), training=training)
+
+        if class_token_only:
+            return y
+        height, width = ops.shape(q_map)[1:3]
+        if class_token is None:
+            return ops.reshape(y, (-1, height, width, self.embed_dim))
+        return ops.reshape(y[:, 1:], (-1, height, width, self.embed_dim)), y[:, :1]
+
+    def _convolve(self, conv, x, training):
+        return x if conv is None else conv(x, training=training)
+
+    def _join(self, x, class_token):
+        tokens = _flatten_map(x)
+        return tokens if class_token is None else ops.concatenate([class_token, tokens], axis=1)
+
+    def _split_heads(self, x):
+        """(N, T, C) -> (N, heads, T, C / heads)"""
+        shape = (-1, ops.shape(x)[1], self.num_heads, self.embed_dim // self.num_heads)
+        return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
+
+    def compute_output_shape(self, x_shape, class_token_shape=None, class_token_only=False):
+        if class_token_only:
+            return tuple(class_token_shape)
+        map_shape = tuple(x_shape)
+        if self.conv_proj_q is not None:
+            map_shape = self.conv_proj_q.compute_output_shape(map_shape)
+        return map_shape if class_token_shape is None else (map_shape, tuple(class_token_shape))
+
+    def compute_output_spec(self, x, class_token=None, class_token_only=False, training=None):
+        token_shape = None if class_token is None else class_token.shape
+        return self._spec(self.compute_output_shape(x.shape, token_shape, class_token_only))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "embed_dim": self.embed_dim,
+            "num_heads": self.num_heads,
+            "projection": self.projection,
+            "kernel_size": self.kernel_size,
+            "strides_q": self.strides_q,
+            "padding_q": self.padding_q,
+            "strides_kv": self.strides_kv,
+            "padding_kv": self.padding_kv,
+            "use_bias": self.use_bias,
+            "attention_dropout": self.attention_dropout,
+            "dropout": self.dropout,
+            "kernel_initializer": self.kernel_initializer,
+        }
+
+
+@serializable
+class MLP(keras.layers.Layer):
+    """Two linear maps with an activation between them, on the last axis.
+
+    Args:
+        hidden_dim: width between the two.
+        activation: "quick_gelu", or whatever `keras.activations.get` takes.
+        dropout: dropout rate after each of the two.
+        kernel_initializer: as in `ConvProjectionAttention`.
+
+    Call arguments:
+        x: (..., channels).
+
+    Returns:
+        A tensor of the same shape.
+
+    Source: official `Mlp`.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        activation: Any = "quick_gelu",
+        dropout: float = 0.0,
+        kernel_initializer: Any = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.hidden_dim = check_int("hidden_dim", hidden_dim, 1)
+        self.activation = get_activation(activation)
+        self.dropout = _check_rate("dropout", dropout)
+        self.kernel_initializer = _serialized(kernel_initializer)
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
+
+    def build(self, x_shape):
+        self.fc1, self.fc2 = (
+            keras.layers.Dense(
+                units,
+                kernel_initializer=_fresh(self.kernel_initializer),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for name, units in (("fc1", self.hidden_dim), ("fc2", x_shape[-1]))
+        )
+        self.fc1.build(x_shape)
+        self.fc2.build((*x_shape[:-1], self.hidden_dim))
+
+    def call(self, x, training=None):
+        x = self.drop(self.activation(self.fc1(x)), training=training)
+        return self.drop(self.fc2(x), training=training)
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": self.kernel_initializer,
+        }
+
+
+@serializable
+class CvTBlock(_ExplicitShapes):
+    """Transformer block with convolutional projections, normalized before each half.
+
+    `x + drop_path(attention(norm1(x)))`, then `x + drop_path(mlp(norm2(x)))`, for the map and the
+    class token alike.
+
+    Args:
+        embed_dim: channels of the map.
+        num_heads: number of heads; must divide `embed_dim`.
+        mlp_ratio: width of the MLP's hidden layer, as a multiple of `embed_dim`; the product is
+            rounded down.
+        projection, kernel_size, strides_q, padding_q, strides_kv, padding_kv, use_bias,
+            attention_dropout, kernel_initializer: as in `ConvProjectionAttention`. The queries'
+            convolution must keep the size of the map, for the sake of the residual connection.
+        dropout: dropout rate of the attention's result and in the MLP.
+        drop_path: probability, in [0, 1), of dropping each half for a sample in training.
+        activation: of the MLP; as in `MLP`.
+
+    Call arguments:
+        x: map (batch, height, width, embed_dim), of any size.
+        class_token: None, or (batch, 1, embed_dim).
+        class_token_only: computes and returns the class token alone, which is all that a
+            classifier needs of its last block.
+
+    Returns:
+        The new map; with a class token (map, class token); with `class_token_only` the class token.
+
+    Source: paper, figure 2b; official `Block`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        projection: str = "dw_bn",
+        kernel_size: int = 3,
+        strides_q: int = 1,
+        padding_q: int = 1,
+        strides_kv: int = 2,
+        padding_kv: int = 1,
+        use_bias: bool = True,
+        attention_dropout: float = 0.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        activation: Any = "quick_gelu",
+        kernel_initializer: Any = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if projection == "dw_bn" and (strides_q != 1 or 2 * padding_q != kernel_size - 1):
+            raise ValueError(
+                "A block adds the attention's result to its input, so the queries' convolution must "
+                "keep the size of the map: strides_q=1 and padding_q=(kernel_size - 1) / 2. Received "
+                f"kernel_size={kernel_size}, strides_q={strides_q}, padding_q={padding_q}."
+            )
+        self.mlp_ratio = mlp_ratio
+        policy = self.dtype_policy
+        self.norm1 = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=policy, name="norm1"
+        )
+        self.attn = ConvProjectionAttention(
+            embed_dim,
+            num_heads,
+            projection=projection,
+            kernel_size=kernel_size,
+            strides_q=strides_q,
+            padding_q=padding_q,
+            strides_kv=strides_kv,
+            padding_kv=padding_kv,
+            use_bias=use_bias,
+            attention_dropout=attention_dropout,
+            dropout=dropout,
+            kernel_initializer=kernel_initializer,
+            dtype=policy,
+            name="attn",
+        )
+        self.drop_path = DropPath(drop_path, dtype=policy, name="drop_path")
+        self.norm2 = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=policy, name="norm2"
+        )
+        self.mlp = MLP(
+            int(embed_dim * mlp_ratio),
+            activation=activation,
+            dropout=dropout,
+            kernel_initializer=kernel_initializer,
+            dtype=policy,
+            name="mlp",
+        )
+
+    def build(self, x_shape, class_token_shape=None):
+        self.norm1.build(x_shape)
+        self.attn.build(x_shape, class_token_shape)
+        self.norm2.build(x_shape)
+        self.mlp.build(x_shape)
+
+    def call(self, x, class_token=None, class_token_only=False, training=None):
+        # The map and the class token go through norms and MLP as they are: joining them into one
+        # sequence and parting them again would copy the map twice.
+        tokens = [x] if class_token is None else [x, class_token]
+        branch = self.attn(
+            *[self.norm1(t) for t in tokens], class_token_only=class_token_only, training=training
+        )
+        branch = list(branch) if isinstance(branch, tuple) else [branch]
+        if class_token_only:
+            tokens = [class_token]
+        tokens = self._add(tokens, branch, training)
+        branch = [self.mlp(self.norm2(t), training=training) for t in tokens]
+        tokens = self._add(tokens, branch, training)
+        return tokens[0] if len(tokens) == 1 else tuple(tokens)
+
+    def _add(self, tokens, branch, training):
+        branch = self.drop_path(branch, training=training)
+        return [t + b for t, b in zip(tokens, branch, strict=True)]
+
+    def compute_output_shape(self, x_shape, class_token_shape=None, class_token_only=False):
+        return self.attn.compute_output_shape(x_shape, class_token_shape, class_token_only)
+
+    def compute_output_spec(self, x, class_token=None, class_token_only=False, training=None):
+        token_shape = None if class_token is None else class_token.shape
+        return self._spec(self.compute_output_shape(x.shape, token_shape, class_token_only))
+
+    def get_config(self):
+        attention = self.attn.get_config()
+        for key in ("name", "trainable", "dtype"):
+            del attention[key]
+        return {
+            **super().get_config(),
+            **attention,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_path": self.drop_path.rate,
+            "activation": keras.activations.serialize(self.mlp.activation),
+        }

@@ -1,0 +1,108 @@
+"""From image files to class names: `keras-cvt predict`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_cvt import imagenet
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        source: path or URL of the image.
+        classes: (label id, label, score) of the likeliest classes, best first. None if the image
+            could not be read.
+        error: why not.
+    """
+
+    source: str
+    classes: tuple[tuple[str, str, float], ...] | None = None
+    error: str | None = None
+
+
+def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
+    """Images to look at: files and URLs as they are given, folders with all images below them.
+
+    Raises:
+        FileNotFoundError: for what is not there.
+        ValueError: for a folder without images.
+    """
+    found: list[str] = []
+    for source in map(os.fspath, sources):
+        path = Path(source)
+        if "://" in source or path.is_file():
+            found.append(source)
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            if not inside:
+                raise ValueError(f"The folder {path} has no images ({', '.join(_SUFFIXES)}).")
+            found += map(str, inside)
+        else:
+            raise FileNotFoundError(f"There is no image or folder {path}.")
+    return found
+
+
+def predict_files(
+    model: keras.Model,
+    sources: Sequence[str],
+    image_size: int = 224,
+    crop: float | str | None = "official",
+    top: int = 5,
+    batch_size: int = 8,
+    labels: Sequence[tuple[str, str]] | None = None,
+) -> Iterator[Prediction]:
+    """Classifies images, in order, a batch at a time.
+
+    Args:
+        model: classifies (batch, image_size, image_size, 3) preprocessed images; its output are
+            probabilities.
+        sources: paths or URLs.
+        image_size, crop: as in `load_image`.
+        top: number of classes to tell of each image.
+        batch_size: images at a time.
+        labels: (id, name) of each class; None for those of ImageNet-1k.
+
+    Yields:
+        A `Prediction` for each source. A broken image is told with its error; the others go on.
+    """
+    if labels is None:
+        labels = tuple(zip(imagenet.synsets(), imagenet.labels(), strict=True))
+    if model.output_shape[-1] != len(labels):
+        raise ValueError(
+            f"The model tells {model.output_shape[-1]} classes apart, but there are {len(labels)} "
+            "labels."
+        )
+    for start in range(0, len(sources), batch_size):
+        names = sources[start : start + batch_size]
+        images: dict[int, np.ndarray] = {}
+        errors: dict[int, str] = {}
+        for i, name in enumerate(names):
+            try:
+                images[i] = imagenet.load_image(name, image_size, crop)
+            except (OSError, ValueError) as error:
+                errors[i] = str(error)
+        rows: dict[int, np.ndarray] = {}
+        if images:
+            batch = imagenet.preprocess_input(np.stack(list(images.values())))
+            # A last batch of its own size would be compiled anew.
+            missing = min(batch_size, len(sources)) - len(batch)
+            padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
+            scores = np.asarray(model.predict_on_batch(padded), "float64")
+            rows = dict(zip(images, scores[: len(batch)], strict=True))
+        for i, name in enumerate(names):
+            if i in errors:
+                yield Prediction(name, error=errors[i])
+                continue
+            best = np.argsort(-rows[i], kind="stable")[:top]
+            yield Prediction(name, tuple((*labels[c], float(rows[i][c])) for c in best))

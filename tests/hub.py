@@ -1,0 +1,84 @@
+"""A server on loopback that plays the Hugging Face hub to a real huggingface_hub client."""
+
+import hashlib
+import http.server
+import threading
+from email.utils import formatdate
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """Serves `files`: {(repo, revision, file name): bytes}.
+
+    Attributes:
+        url: for HF_ENDPOINT.
+        requests: [(method, path, Range header)] of files, as they came.
+        cut: if set, the next body is cut off after so many bytes.
+    """
+
+    def __init__(self, files):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = files
+        self.requests = []
+        self.cut = None
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        hub = self.server
+        if "/resolve/" in self.path:  # the client asks for other things, too
+            hub.requests.append((self.command, self.path, self.headers.get("Range")))
+        repo, _, rest = self.path.lstrip("/").partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        repos = {key[0] for key in hub.files}
+        data = hub.files.get((repo, revision, file))
+        if data is None:
+            known = repo in repos
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("X-Repo-Commit", _commit(repo))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = 0
+        if self.headers.get("Range"):
+            start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+        part = data[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", revision if len(revision) == 40 else _commit(repo))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Date", formatdate(usegmt=True))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if not body:
+            return
+        if hub.cut is not None:
+            part, hub.cut = part[: hub.cut], None
+            self.close_connection = True
+        self.wfile.write(part)
+
+
+def _commit(repo):
+    return hashlib.sha1(repo.encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""The `keras-cvt` command and what stands behind `predict` (keras_cvt/cli.py, predict.py)."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+import reference_models
+from sklearn.datasets import load_sample_images
+
+import keras_cvt
+from keras_cvt import config, models
+from keras_cvt.cli import main
+from keras_cvt.imagenet import load_image, preprocess_input
+from keras_cvt.predict import predict_files
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """scikit-learn's two real photos, a text file with the name of an image, and a note."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = ("china.png", "flower.png")
+    for name, photo in zip(names, load_sample_images().images, strict=True):
+        keras.utils.save_img(folder / name, photo, scale=False)
+    (folder / "broken.jpg").write_text("no image")
+    (folder / "note.txt").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture
+def tiny_as_cvt13(monkeypatch, tmp_path):
+    """A small model of 1000 classes in the place of CvT13, and a file of its weights."""
+    stages = tuple(reference_models.stages("tiny"))
+    monkeypatch.setitem(config.VARIANTS, "CvT13", stages)
+    model = keras_cvt.CvT(stages)
+    model.get_layer("head").kernel.assign(keras.random.normal((64, 1000), stddev=1.0, seed=0))
+    model.save_weights(tmp_path / "tiny.weights.h5")
+    return model, str(tmp_path / "tiny.weights.h5")
+
+
+def test_summary(capsys):
+    assert main(["summary", "cvt13"]) == 0
+    text = capsys.readouterr().out
+    for part in ("19,997,480", "4,566,089,216", "4,268,871,680", "stage2_blocks_9", "4.57 G"):
+        assert part in text
+    assert main(["summary", "CvT-W24", "--image-size", "384x256"]) == 0
+    assert "384x256" in capsys.readouterr().out
+    assert main(["summary", "cvt133"]) == 2
+    assert "Did you mean 'cvt13'?" in capsys.readouterr().err
+    assert main(["summary", "cvt13", "--image-size", "1"]) == 2
+    assert "at least 3 pixels" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["summary", "cvt13", "--image-size", "big"])
+
+
+def test_weights(capsys):
+    assert main(["weights"]) == 0
+    assert keras_cvt.weights.table() in capsys.readouterr().out
+
+
+def test_convert(tmp_path, capsys, tiny_as_cvt13):
+    source = str(reference_models.FOLDER / "tiny" / "official.pth")
+    spec = str(reference_models.FOLDER / "tiny" / "spec.json")
+    target = tmp_path / "a.keras"
+    assert main(["convert", source, str(target), "--spec", spec]) == 0
+    assert target.is_file()
+    assert main(["convert", source, str(tmp_path / "a.onnx")]) == 2
+    assert "must end in" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "no.pth"), str(target)]) == 2
+
+
+def test_predict(photos, tiny_as_cvt13, tmp_path, capsys):
+    model, weights = tiny_as_cvt13
+    options = ["--model", "cvt13", "--weights", weights]
+    # The broken image is reported at the end, and the others are not lost.
+    assert main(["predict", str(photos), *options, "--top", "3", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert "broken.jpg" in captured.err and "1 of 3 images could not be read" in captured.err
+    broken, china, flower = json.loads(captured.out)
+    assert "broken.jpg" in broken["error"]
+    image = load_image(photos / "flower.png")
+    scores = model.predict(preprocess_input(image[None]), verbose=0)
+    expected = keras_cvt.decode_predictions(scores, top=3)[0]
+    assert [(c["id"], c["label"]) for c in flower["classes"]] == [row[:2] for row in expected]
+    np.testing.assert_allclose(
+        [c["score"] for c in flower["classes"]], [row[2] for row in expected], rtol=1e-4
+    )
+    assert china["image"].endswith("china.png")
+
+    table = tmp_path / "out.csv"
+    files = [str(photos / "china.png"), str(photos / "flower.png")]
+    assert main(["predict", *files, *options, "--csv", str(table)]) == 0
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and rows[5]["rank"] == "1"
+    assert rows[5]["label"] == flower["classes"][0]["label"]
+
+    assert main(["predict", *files, *options]) == 0
+    assert flower["classes"][0]["label"] in capsys.readouterr().out
+
+
+def test_wrong_predict(photos, tiny_as_cvt13, tmp_path, capsys):
+    _, weights = tiny_as_cvt13
+    options = ["--model", "cvt13", "--weights", weights]
+    for arguments, message in (
+        (["predict", str(tmp_path / "none.jpg"), *options], "no image or folder"),
+        (["predict", str(photos), *options, "--top", "0"], "--top must be at least 1"),
+        (["predict", str(photos), "--model", "cvt31"], "Did you mean"),
+        (["predict", str(photos), "--model", "cvt13", "--weights", "imagenet-38"], "imagenet-384"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["predict", str(empty), *options]) == 2
+    assert "has no images" in capsys.readouterr().err
+
+
+def test_own_labels(photos, tmp_path, capsys, monkeypatch):
+    stages = tuple(reference_models.stages("tiny"))
+    monkeypatch.setitem(config.VARIANTS, "CvT13", stages)
+    models.CvT(stages, classes=3).save_weights(tmp_path / "mine.weights.h5")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    arguments = ["predict", str(photos / "china.png"), "--model", "cvt13", "--json"]
+    arguments += ["--weights", str(tmp_path / "mine.weights.h5")]
+    assert main([*arguments, "--labels", str(tmp_path / "labels.txt")]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert {c["label"] for c in result["classes"]} == {"cat", "dog", "bird"}
+
+
+def test_batches_do_not_change_the_answers(photos, tiny_as_cvt13):
+    model, _ = tiny_as_cvt13
+    files = [str(photos / name) for name in ("china.png", "broken.jpg", "flower.png")] * 2
+    one, four = (list(predict_files(model, files, batch_size=size, top=2)) for size in (1, 4))
+    assert [p.source for p in four] == files
+    for single, batched in zip(one, four, strict=True):
+        assert (single.error is None) == (batched.error is None)
+        if single.classes:
+            assert [c[:2] for c in single.classes] == [c[:2] for c in batched.classes]
+    with pytest.raises(ValueError, match="1000 classes apart, but there are 2 labels"):
+        next(predict_files(model, files, labels=[("0", "a"), ("1", "b")]))

@@ -1,0 +1,453 @@
+"""Building, saving and inspecting models (keras_cvt/models.py, config.py, complexity.py)."""
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import reference_models
+from backend import BACKEND, gradients
+
+import keras_cvt
+from keras_cvt import StageConfig, complexity
+from keras_cvt.config import VARIANTS
+from keras_cvt.models import stage_configs
+
+TINY = (
+    StageConfig(8, 1, 1, patch_size=7, patch_stride=4, patch_padding=2),
+    StageConfig(12, 1, 3),
+    StageConfig(16, 2, 2, class_token=True, drop_path_rate=0.1),
+)
+
+
+def tiny(**options):
+    return keras_cvt.CvT(TINY, **{"classes": 5, "input_shape": (None, None, 3), **options})
+
+
+def images(*size, seed=0):
+    return np.random.default_rng(seed).normal(size=(2, *size, 3)).astype("float32")
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+# --- the variants -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "trainable", "total"),
+    [
+        ("CvT13", 19_997_480, 20_023_208),
+        ("CvT21", 31_622_696, 31_664_552),
+        ("CvTW24", 277_196_392, 277_330_792),
+    ],
+)
+def test_parameter_counts(variant, trainable, total):
+    result = complexity(VARIANTS[variant])
+    assert (result.parameters, result.parameters + result.statistics) == (trainable, total)
+    if variant == "CvTW24":
+        return  # building it takes 1.1 GB, and the counts of the others show that the formula holds
+    model = getattr(keras_cvt, variant)(weights=None)
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == trainable
+    assert model.count_params() == total
+    assert model.name == variant.lower()
+    assert model.input_shape == (None, 224, 224, 3)
+    assert model.output_shape == (None, 1000)
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "giga"),
+    [
+        ("CvT13", 224, 4.57),
+        ("CvT21", 224, 7.18),
+        ("CvTW24", 224, 60.9),
+        ("CvT13", 384, 16.27),
+        ("CvT21", 384, 24.85),
+        ("CvTW24", 384, 194.2),
+    ],
+)
+def test_multiply_adds(variant, size, giga):
+    result = complexity(VARIANTS[variant], (size, size, 3))
+    assert float(f"{result.multiply_adds / 1e9:.4g}"[: len(str(giga)) + 1]) == pytest.approx(
+        giga, abs=0.5 * 10 ** -len(str(giga).partition(".")[2])
+    )
+
+
+def test_multiply_adds_of_the_ablations():
+    stride_1 = [dataclasses.replace(stage, stride_kv=1) for stage in VARIANTS["CvT13"]]
+    assert complexity(stride_1).multiply_adds / 1e9 == pytest.approx(6.64, abs=0.005)
+    result = complexity(VARIANTS["CvT13"])
+    assert result.computed / 1e9 == pytest.approx(4.27, abs=0.005)
+
+
+def test_signature_is_that_of_keras_applications():
+    asked = inspect.signature(keras.applications.ResNet50).parameters
+    for constructor in (keras_cvt.CvT13, keras_cvt.CvT21, keras_cvt.CvTW24):
+        ours = inspect.signature(constructor).parameters
+        order = [name for name in ours if name in asked]
+        assert order == list(asked)
+        for name in asked:
+            if name != "name":
+                assert ours[name].default == asked[name].default
+        assert all(name in constructor.__doc__ for name in ours)
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pooling", "shape"),
+    [(None, (2, 3, 5, 16)), ("avg", (2, 16)), ("max", (2, 16)), ("token", (2, 16))],
+)
+def test_poolings(pooling, shape):
+    model = tiny(include_top=False, pooling=pooling)
+    assert numpy(model(images(48, 80))).shape == shape
+
+
+def test_poolings_are_what_they_say():
+    model = tiny(classifier_activation=None)
+    x = images(48, 80)
+    poolings = {
+        pooling: tiny(include_top=False, pooling=pooling)
+        for pooling in (None, "avg", "max", "token")
+    }
+    common = {w.path: numpy(w) for w in model.weights}
+    for other in poolings.values():
+        for weight in other.weights:
+            weight.assign(common[weight.path])
+    outputs = {pooling: numpy(other(x)) for pooling, other in poolings.items()}
+
+    def norm(values):
+        return numpy(model.get_layer("norm")(keras.ops.convert_to_tensor(values)))
+
+    np.testing.assert_allclose(outputs["avg"], norm(outputs[None].mean((1, 2))), atol=1e-5)
+    np.testing.assert_allclose(outputs["max"], norm(outputs[None].max((1, 2))), atol=1e-5)
+    head = model.get_layer("head")
+    np.testing.assert_allclose(
+        numpy(head(keras.ops.convert_to_tensor(outputs["token"]))), numpy(model(x)), atol=1e-5
+    )
+    stage = keras.Model(poolings[None].input, poolings[None].get_layer("stage2").output)
+    np.testing.assert_array_equal(numpy(stage(x)), outputs[None])
+
+
+def test_classifier_activation_and_dtype():
+    for policy in ("mixed_bfloat16", "mixed_float16", "float32"):
+        logits = tiny(classifier_activation=None, dtype=policy)
+        assert keras.backend.standardize_dtype(logits(images(32, 32)).dtype) == "float32"
+        assert logits.get_layer("stage2_blocks_0").attn.proj_q.compute_dtype == (
+            keras.dtype_policies.get(policy).compute_dtype
+        )
+        assert logits.get_layer("stage1").dtype_policy.name == policy
+    probabilities = numpy(tiny()(images(32, 32)))
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_input_tensor():
+    inputs = keras.Input((40, 40, 1))
+    model = tiny(input_tensor=keras.layers.Concatenate()([inputs] * 3), input_shape=None)
+    assert model.input is inputs
+    assert numpy(model(images(40, 40)[..., :1])).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("stages", "parameters"),
+    [
+        # Table 5: position embedding in every stage, in the first, in the last
+        (
+            {
+                0: {"position_embedding": True},
+                1: {"position_embedding": True},
+                2: {"position_embedding": True},
+            },
+            20.42,
+        ),
+        ({0: {"position_embedding": True}}, 20.20),
+        ({2: {"position_embedding": (14, 14)}}, 20.07),
+        # Table 6: non-overlapping patches (the paper prints 19.5)
+        (
+            {
+                0: {"patch_size": 4, "patch_stride": 4, "patch_padding": 0},
+                1: {"patch_size": 2, "patch_stride": 2, "patch_padding": 0},
+                2: {"patch_size": 2, "patch_stride": 2, "patch_padding": 0},
+            },
+            19.56,
+        ),
+        # Table 7
+        ({0: {"stride_kv": 1}, 1: {"stride_kv": 1}, 2: {"stride_kv": 1}}, 20.00),
+        # Table 8: linear projections in all stages
+        (
+            {0: {"projection": "linear"}, 1: {"projection": "linear"}, 2: {"projection": "linear"}},
+            19.86,
+        ),
+        # CvT-13-NAS: stride 2 and ratio 2 outside, stride 1 and ratio 4 in the middle
+        (
+            {
+                0: {"mlp_ratio": 2},
+                1: {"stride_kv": 1},
+                2: {"mlp_ratio": [2] * 9 + [4], "stride_kv": [2] * 9 + [1]},
+            },
+            14.67,
+        ),
+    ],
+)
+def test_the_papers_ablations_are_configurations(stages, parameters):
+    configs = [
+        {**dataclasses.asdict(stage), **stages.get(i, {})}
+        for i, stage in enumerate(VARIANTS["CvT13"])
+    ]
+    model = keras_cvt.CvT(configs)
+    counted = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert round(counted / 1e6, 2) == parameters
+    result = complexity(model)
+    assert (result.parameters, result.statistics) == (counted, model.count_params() - counted)
+    assert stage_configs(model)[2].mlp_ratio == (
+        (2,) * 9 + (4,) if isinstance(configs[2]["mlp_ratio"], list) else 4
+    )
+
+
+def test_complexity_of_models():
+    top = tiny()
+    assert complexity(top, (64, 64, 3)) == complexity(TINY, (64, 64, 3), classes=5)
+    backbone = tiny(include_top=False)
+    result = complexity(backbone, (64, 64, 3))
+    assert result.computed == result.multiply_adds
+    assert result.parameters + result.statistics == backbone.count_params()
+    rows = {row.name: row for row in result.by_layer()}
+    for layer in backbone.layers:
+        assert layer.count_params() == (
+            rows[layer.name].parameters + rows[layer.name].statistics if layer.name in rows else 0
+        )
+    with pytest.raises(ValueError, match="without None"):
+        complexity(backbone)
+
+
+def test_last_block_computes_the_class_token_only():
+    assert "stage2" not in [layer.name for layer in tiny().layers]
+    names = [layer.name for layer in tiny(include_top=False).layers]
+    assert {"stage0", "stage1", "stage2"} <= set(names)
+
+
+def test_every_weight_of_a_model_has_a_gradient():
+    model = tiny(classifier_activation=None)
+    x = images(40, 56)
+
+    def loss(model, x):
+        return keras.ops.sum(model(x, training=True) ** 2)
+
+    _, grads = gradients(loss, model, x)
+    assert len(grads) == len(model.trainable_weights)
+    # Of the last block, the queries' convolution reaches the map alone, and no other output does.
+    dead = "stage2_blocks_1/attn/conv_proj_q"
+    for path, grad in grads.items():
+        assert grad is not None, path
+        assert path.startswith(dead) or np.abs(grad).max() > 0, path
+
+
+# --- feature pyramid ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"include_top": False}, {"include_top": False, "pooling": "avg"}]
+)
+def test_feature_pyramid(options, tmp_path):
+    model = tiny(**options)
+    pyramid = keras_cvt.feature_pyramid(model)
+    levels = pyramid(images(64, 96))
+    assert {k: tuple(v.shape) for k, v in levels.items()} == {
+        "P2": (2, 16, 24, 8),
+        "P3": (2, 8, 12, 12),
+        "P4": (2, 4, 6, 16),
+    }
+    assert {id(w) for w in pyramid.weights} <= {id(w) for w in model.weights}
+    again = keras_cvt.feature_pyramid(model)(images(64, 96))
+    pyramid.save(tmp_path / "pyramid.keras")
+    loaded = keras.saving.load_model(tmp_path / "pyramid.keras")(images(64, 96))
+    for level in levels:
+        np.testing.assert_array_equal(numpy(levels[level]), numpy(again[level]))
+        np.testing.assert_array_equal(numpy(levels[level]), numpy(loaded[level]))
+
+
+def test_feature_pyramid_of_another_model():
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="made by keras_cvt"):
+        keras_cvt.feature_pyramid(other)
+    odd = keras_cvt.CvT([StageConfig(8, 1, 1, patch_stride=3)], include_top=False)
+    with pytest.raises(ValueError, match="stride 3"):
+        keras_cvt.feature_pyramid(odd)
+
+
+# --- saving -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"include_top": False}, {"dtype": "mixed_bfloat16"}])
+def test_save_and_load(options, tmp_path):
+    model = tiny(**options)
+    for weight in model.weights:  # no statistics at their initial values
+        weight.assign(numpy(weight) + np.random.default_rng(1).uniform(size=weight.shape))
+    expected = numpy(keras.ops.cast(model(images(48, 80)), "float32"))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    others = [loaded, tiny(**options), tiny(**options, weights=tmp_path / "model.weights.h5")]
+    others[1].load_weights(tmp_path / "model.weights.h5")
+    others.append(tiny(**options, weights=str(tmp_path / "model.keras")))
+    for other in others:
+        result = numpy(keras.ops.cast(other(images(48, 80)), "float32"))
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_load_in_a_fresh_process(tmp_path):
+    model = tiny()
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "expected.npy", numpy(model(images(48, 80))))
+    np.save(tmp_path / "images.npy", images(48, 80))
+    program = """
+import sys, numpy, keras, keras_cvt
+model = keras.saving.load_model("model.keras")
+output = keras.ops.convert_to_numpy(model(numpy.load("images.npy")))
+assert (output == numpy.load("expected.npy")).all()
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_clone_and_stage_configs():
+    model = tiny()
+    clone = keras.models.clone_model(model)
+    assert stage_configs(clone) == stage_configs(model) == list(TINY)
+    keras_cvt.feature_pyramid(clone)
+
+
+def test_fit_reaches_every_weight(recwarn):
+    """One step of plain `fit`; Keras would warn of weights without gradients."""
+    keras.utils.set_random_seed(0)
+    model = tiny(input_shape=(32, 32, 3))
+    before = {w.path: np.array(numpy(w)) for w in model.weights}  # torch gives a view
+    # Plain gradient descent, in a step so large that what has a gradient moves.
+    model.compile(keras.optimizers.SGD(1e3), "sparse_categorical_crossentropy")
+    model.fit(images(32, 32), np.array([1, 2]), verbose=0)
+    dead = "stage2_blocks_1/attn/conv_proj_q"
+    for weight in model.weights:
+        unmoved = (numpy(weight) == before[weight.path]).all()
+        if "moving" in weight.path:
+            assert not unmoved, weight.path
+        elif not weight.path.startswith(dead) and not weight.path.endswith("proj_k/bias"):
+            assert not unmoved, weight.path
+    assert not [w for w in recwarn if "radients do not exist" in str(w.message)]
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch compiles with a C++ toolchain of its own")
+def test_jit_compiled_fit():
+    model = tiny(input_shape=(32, 32, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=True)
+    model.fit(images(32, 32), np.array([1, 2]), verbose=0)
+
+
+# --- wrong arguments ----------------------------------------------------------------------------
+
+
+class _NoWeights:
+    """Fails the test when a weight is made."""
+
+    def __enter__(self):
+        self.original = keras.layers.Layer.add_weight
+
+        def add_weight(layer, *args, **kwargs):
+            raise AssertionError(f"{layer.name} made a weight before the arguments were checked")
+
+        keras.layers.Layer.add_weight = add_weight
+
+    def __exit__(self, *exception):
+        keras.layers.Layer.add_weight = self.original
+
+
+BAD_STAGES = [
+    ({"num_heads": 3}, "Stage 0: num_heads=3 does not divide embed_dim=8"),
+    ({"depth": 0}, "depth.*at least 1"),
+    ({"projection": "lineal"}, "Stage 0: .*projection"),
+    ({"stride_kv": [1, 2]}, "stride_kv.*one for each of the 1 blocks.*2 values"),
+    ({"stride_q": 2}, "Stage 0: .*keep the size"),
+    ({"strid_kv": 2}, "strid_kv.*Did you mean 'stride_kv'"),
+    ({"patch_padding": -1}, "patch_padding.*at least 0"),
+    ({"position_embedding": True}, "must be known"),
+    ({"drop_path_rate": 1.5, "depth": 2}, "Stage 0: .*rate.*less than 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_STAGES)
+def test_wrong_stages(change, message):
+    stage = {"embed_dim": 8, "depth": 1, "num_heads": 2, **change}
+    with _NoWeights(), pytest.raises(ValueError, match=message):
+        keras_cvt.CvT([stage], include_top=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"include_top": False, "pooling": "tokens"}, "pooling.*Did you mean 'token'"),
+        ({"pooling": "avg"}, "include_top=False"),
+        ({"classes": 0}, "classes.*at least 1"),
+        ({"classes": 10.0}, "classes.*integer"),
+        ({"classifier_activation": "sofmax"}, "sofmax"),
+        ({"activation": "quick_glu"}, "quick_glu"),
+        ({"input_shape": (2, 64, 3)}, "2x64 are too small.*at least 3 pixels"),
+        ({"input_shape": (3, 64, 64)}, "looks like channels first"),
+        ({"input_shape": (64, 64)}, "height, width, channels"),
+        ({"input_shape": (64, 64, None)}, "number of channels"),
+        ({"input_shape": (64, 64, 0)}, "height, width, channels"),
+        ({"weights": "imagenet"}, "weights.*None.*'imagenet'"),
+        ({"input_tensor": np.zeros((1, 64, 64, 3))}, "Keras tensor.*ndarray"),
+        ({"input_tensor": keras.Input((64, 3)), "input_shape": None}, "height, width, channels"),
+        ({"input_tensor": keras.Input((64, 64, 3)), "input_shape": (32, 32, 3)}, "Leave it out"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with _NoWeights(), pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+def test_more_wrong_arguments():
+    with _NoWeights():
+        with pytest.raises(ValueError, match="stages. is empty"):
+            keras_cvt.CvT([])
+        with pytest.raises(ValueError, match="Stage 0 must be a StageConfig"):
+            keras_cvt.CvT([8])
+        with pytest.raises(ValueError, match="needs a class token"):
+            keras_cvt.CvT(TINY[:2], include_top=False, pooling="token")
+        with pytest.raises(ValueError, match="Did you mean 'imagenet-384'"):
+            keras_cvt.CvT13(weights="imagenet_384")
+        with pytest.raises(TypeError):
+            keras_cvt.CvT13(weights=None, drop_rate=0.1)  # a misspelt argument is not swallowed
+
+
+def test_specs():
+    spec = json.loads((reference_models.FOLDER / "tiny-mixed" / "spec.json").read_text())
+    stages = keras_cvt.stages_from_spec(spec)
+    assert [s.mlp_ratio for s in stages] == [2, 4, 2]
+    assert [s.class_token for s in stages] == [False, False, True]
+    assert keras_cvt.stages_from_spec({k.upper(): v for k, v in spec.items()}) == stages
+    with pytest.raises(ValueError, match="nothing of depth"):
+        keras_cvt.stages_from_spec({k: v for k, v in spec.items() if k != "depth"})
+    with pytest.raises(ValueError, match="differ in length.*mlp_ratio: 2"):
+        keras_cvt.stages_from_spec({**spec, "mlp_ratio": [4, 4]})
+
+
+def test_import_asks_for_no_other_backend():
+    """Nor for what only some users need: those imports wait until they are used."""
+    program = f"""
+import sys, keras
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        asked.add(name.partition(".")[0])
+asked = set()
+sys.meta_path.insert(0, Watch())
+import keras_cvt
+others = {{"tensorflow", "torch", "jax"}} - {{"{BACKEND}"}}
+late = {{"huggingface_hub", "PIL", "matplotlib", "sklearn", "training"}}
+assert "keras_cvt" in asked and not asked & (others | late), asked
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
