@@ -1,0 +1,68 @@
+"""Answers images with a SavedModel, in a process in which Keras cannot be imported.
+
+    python -m training.answer_without_keras SAVED_MODEL IMAGES.npy ANSWERS.npy
+
+Shows that the exported model needs TensorFlow alone: importing keras or keras_cvt fails here, as
+if they were not installed, before TensorFlow is imported and until the end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from training import startup
+
+ABSENT = ("keras", "keras_cvt", "tf_keras")
+
+
+class _Hiding:
+    """Finds modules as `finder` does, except those of `ABSENT`, which it does not find at all."""
+
+    def __init__(self, finder: Any):
+        self._finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in ABSENT:
+            return None
+        return self._finder.find_spec(fullname, path, target)
+
+
+def hide_keras() -> None:
+    """Makes this process one in which no module of `ABSENT` is installed."""
+    sys.meta_path[:] = [_Hiding(finder) for finder in sys.meta_path]
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0 if the images are answered and no module of `ABSENT` is there, else 1."""
+    saved_model, images, answers = argv
+    hide_keras()
+    startup.quiet_tensorflow()
+    import numpy as np
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(saved_model).signatures["serving_default"]
+    probabilities = serve(images=tf.constant(np.load(images)))["probabilities"]
+    np.save(answers, probabilities.numpy())
+
+    there = [name for name in ABSENT if name in sys.modules or _can_import(name)]
+    if there:
+        print(f"These modules should not be there: {', '.join(there)}.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _can_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,215 @@
+"""Puts a trained model to use: `python -m training.demo --run-dir runs/digits`.
+
+Exports the run's model as a SavedModel, lets a process without Keras answer the held-out images
+with it, compares that with Keras' own answers, and shows what it says about a few images. Adds to
+the run's folder:
+
+    saved_model/      signature `serving_default`: `images` -> `probabilities`
+    predictions.png   a few held-out images with their answers
+
+Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from training import config as configs
+from training import startup
+from training.config import Config, ConfigError
+from training.files import replacing
+
+TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
+
+
+class DemoError(Exception):
+    """Something that should hold does not. The message is one line."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="training.demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--min-top1", type=float, default=0.0, metavar="SHARE", help="fail below; 0.97 is 97 %%"
+    )
+    parser.add_argument(
+        "--count", type=int, default=16, metavar="N", help="how many images to show, at least 1"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.count < 1:
+        parser.error(f"--count must be at least 1. Received {arguments.count}.")
+    try:
+        demo(arguments.run_dir, arguments.min_top1, arguments.count)
+    except (ConfigError, DemoError) as error:
+        print(f"training.demo: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def demo(run_dir: Path, min_top1: float, count: int) -> None:
+    """Does what the module says, and prints it.
+
+    Args:
+        run_dir: folder of a finished run.
+        min_top1: the least held-out accuracy, in [0, 1].
+        count: how many images are shown.
+
+    Raises:
+        ConfigError: if the run is not there, or not finished.
+        DemoError: if its accuracy is less, or the exported model answers otherwise.
+    """
+    config, report = read_run(run_dir)
+    if report["top1"] < min_top1:
+        raise DemoError(f"Held-out accuracy is {report['top1']:.2%}, less than {min_top1:.2%}.")
+
+    startup.quiet_tensorflow()
+    import keras
+    import numpy as np
+
+    import keras_cvt  # noqa: F401  the model's file names its layers
+    from training import data
+
+    images = data.load(config)
+    held_out = images.held_out
+    model = keras.models.load_model(run_dir / "model.keras")
+    saved_model = run_dir / "saved_model"
+    export_saved_model(model, saved_model)
+
+    expected = model.predict(held_out.images, batch_size=config.batch_size, verbose=0)
+    answers = answer_without_keras(saved_model, held_out.images)
+    predicted = answers.argmax(axis=-1)
+    correct = int(np.sum(predicted == held_out.labels))
+    difference = largest_difference(answers, expected)
+    print(
+        f"A process without Keras answered {len(answers)} held-out images, {correct} of them right, "
+        f"with {saved_model}.\nIts probabilities differ from Keras' by at most {difference:.1e}."
+    )
+    if correct != report["correct"]:
+        raise DemoError(f"The report says {report['correct']} right, the exported model {correct}.")
+
+    shown = range(min(count, len(answers)))
+    print("\nimage  label  answer  probability")
+    for i in shown:
+        label, answer = (images.class_names[k] for k in (held_out.labels[i], predicted[i]))
+        mark = "" if label == answer else "  wrong"
+        print(f"{i:5}  {label:>5}  {answer:>6}  {answers[i].max():10.1%}{mark}")
+    picture = run_dir / "predictions.png"
+    draw(images, answers, shown, picture)
+    print(f"\n{saved_model}  the exported model\n{picture}  these images")
+
+
+def read_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
+    """The config and the report of a finished run.
+
+    Raises:
+        ConfigError: if it is not there, or not finished.
+    """
+    try:
+        config = Config.from_dict(json.loads((run_dir / "config.json").read_text()))
+        return config, json.loads((run_dir / "report.json").read_text())
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{run_dir} has no finished run: {error}. Train first: python -m training.train --config "
+            f"{configs.names()[0]} --run-dir {run_dir}"
+        ) from None
+
+
+def export_saved_model(model: Any, folder: Path) -> None:
+    """Writes a SavedModel with the signature `serving_default`, from `images` to `probabilities`.
+
+    Args:
+        model: a `keras.Model` from images, float32 and normalized as in training, to probabilities.
+        folder: replaced if it is there.
+    """
+    import keras
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default",
+        lambda images: {"probabilities": model(images, training=False)},
+        input_signature=[tf.TensorSpec(model.input_shape, tf.float32, name="images")],
+    )
+    with replacing(folder) as beside:
+        archive.write_out(str(beside), verbose=False)
+
+
+def largest_difference(answers: Any, expected: Any) -> float:
+    """Of two arrays of probabilities.
+
+    Raises:
+        DemoError: if it is more than `TOLERANCE`, or no number.
+    """
+    difference = float(abs(answers - expected).max())
+    if not difference <= TOLERANCE:
+        raise DemoError(f"The exported model differs by {difference:.1e} from Keras' answers.")
+    return difference
+
+
+def answer_without_keras(saved_model: Path, images: Any) -> Any:
+    """Answers images with a SavedModel in another process, that has TensorFlow and no Keras.
+
+    Args:
+        saved_model: folder of the model.
+        images: float32 array (images, height, width, channels).
+
+    Returns:
+        Probabilities, float32 array (images, classes).
+
+    Raises:
+        DemoError: if the process fails, with what it said last.
+    """
+    import numpy as np
+
+    checkout = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder, "images.npy"), Path(folder, "answers.npy")
+        np.save(asked, images)
+        process = subprocess.run(
+            [sys.executable, "-m", "training.answer_without_keras", saved_model, asked, answered],
+            env={**os.environ, "PYTHONPATH": path},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if process.returncode != 0:
+            said = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
+            raise DemoError(f"A process without Keras can't use {saved_model}: {said[-1]}")
+        return np.load(answered)
+
+
+def draw(images: Any, answers: Any, shown: Any, path: Path) -> None:
+    """Draws held-out images with label, answer and probability into a PNG; wrong answers in red."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 8
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for i in shown:
+        label, answer = images.held_out.labels[i], answers[i].argmax()
+        grid[i].imshow(images.held_out.images[i], cmap="gray_r")
+        grid[i].set_title(
+            f"label {images.class_names[label]}\n{images.class_names[answer]}: {answers[i].max():.1%}",
+            color="black" if label == answer else "red",
+            fontsize=10,
+        )
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Starting TensorFlow without its chatter. For programs only: a library leaves such things alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+
+def quiet_tensorflow() -> None:
+    """Imports TensorFlow, with only what matters said on standard error.
+
+    Errors reach Python as exceptions whatever the log level. Setting TF_CPP_MIN_LOG_LEVEL oneself
+    brings every message back.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # The first messages come before TensorFlow reads its log level: they are caught on their way
+    # out, and shown only if the import fails.
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as caught:
+        stderr = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            import tensorflow as tf
+        except BaseException:
+            caught.seek(0)
+            os.write(stderr, caught.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    tf.get_logger().setLevel("ERROR")
+
+
+def make_deterministic() -> None:
+    """Makes TensorFlow's operations give the same bits each time, on GPUs too, at some cost there."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
