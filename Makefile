@@ -33,7 +33,8 @@ test-jax: .venv-jax/made
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(BACKEND_TESTS)
 
 test-torch: .venv-torch/made
-	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) tests/test_training_step.py
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
+		tests/test_training_step.py tests/test_checkpoints.py
 
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt

@@ -22,7 +22,13 @@ EXTRAS = {
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
     ],
-    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.17,<0.18"],
+    "test": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "ruff>=0.17,<0.18",
+        "scikit-learn>=1.5",  # two real photos
+        "foolbox>=3.3.4,<3.4",  # twenty more, with ImageNet labels
+    ],
 }
 
 setup(

@@ -1,7 +1,9 @@
 """The `keras-cvt` command and what stands behind `predict` (keras_cvt/cli.py, predict.py)."""
 
 import csv
+import importlib.util
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -141,3 +143,24 @@ def test_batches_do_not_change_the_answers(photos, tiny_as_cvt13):
             assert [c[:2] for c in single.classes] == [c[:2] for c in batched.classes]
     with pytest.raises(ValueError, match="1000 classes apart, but there are 2 labels"):
         next(predict_files(model, files, labels=[("0", "a"), ("1", "b")]))
+
+
+def test_labelled_photos_from_file_to_name(tiny_as_cvt13, capsys):
+    """foolbox's twenty photos, whose labels stand in their names, through the whole way. What a model
+    with random weights says of them means nothing; that it is asked of each one does."""
+    folder = (
+        Path(next(iter(importlib.util.find_spec("foolbox").submodule_search_locations))) / "data"
+    )
+    photos = sorted(folder.glob("imagenet_*.jpg"))
+    assert len(photos) == 20
+    _, weights = tiny_as_cvt13
+    arguments = ["--model", "cvt13", "--weights", weights, "--json", "--top", "1"]
+    assert main(["predict", *map(str, photos), *arguments]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [result["image"] for result in results] == [str(photo) for photo in photos]
+    labels = keras_cvt.imagenet.labels()
+    assert all(result["classes"][0]["label"] in labels for result in results)
+    # What is to be seen on some of them, by looking.
+    named = {int(photo.stem.split("_")[2]) for photo in photos}
+    seen = {22: "bald eagle", 251: "dalmatian", 949: "strawberry", 609: "jeep"}
+    assert named >= set(seen) and {i: labels[i] for i in seen} == seen
