@@ -22,6 +22,10 @@ EXTRAS = {
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
     ],
+    # keras' own export to a SavedModel
+    "export": ["tensorflow>=2.21,<2.22"],
+    # what a notebook server does not bring: the backend, and plots
+    "notebooks": ["tensorflow>=2.21,<2.22", "matplotlib>=3.9"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",

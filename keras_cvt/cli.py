@@ -11,19 +11,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import keras_cvt
 from keras_cvt import models, weights
 from keras_cvt.complexity import Row, complexity
 from keras_cvt.config import VARIANTS, stages_from_spec, unknown_choice
-from keras_cvt.convert import KEYS, beside, convert
+from keras_cvt.convert import KEYS, beside, check_folder, convert
 from keras_cvt.predict import Prediction, find_images, predict_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `keras-cvt`; returns the exit status: 0; 1 if some images could not be read; 2 for wrong
-    arguments and files that can't be used."""
+    arguments and files that can't be used; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="keras-cvt", description="CvT, the Convolutional vision Transformer, for Keras 3."
     )
+    parser.add_argument("--version", action="version", version=f"keras-cvt {keras_cvt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     summary = commands.add_parser(
@@ -124,32 +126,45 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    for option in ("top", "batch_size"):
-        if getattr(arguments, option) < 1:
-            name = option.replace("_", "-")
-            raise ValueError(f"--{name} must be at least 1, not {getattr(arguments, option)}")
+    for option in ("top", "batch_size", "image_size"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+    if arguments.csv:
+        check_folder(Path(arguments.csv))
     variant = _variant(arguments.model)
     source = weights.find(arguments.weights, variant)
-    sources = find_images(arguments.images)
     labels = None
     if arguments.labels:
-        lines = Path(arguments.labels).read_text(encoding="utf-8").splitlines()
-        labels = [(str(i), line.strip()) for i, line in enumerate(lines) if line.strip()]
+        lines = Path(arguments.labels).read_text(encoding="utf-8").rstrip().splitlines()
+        labels = [(str(i), line.strip()) for i, line in enumerate(lines)]
+    classes = 1000 if labels is None else len(labels)
+    if arguments.top > classes:
+        raise ValueError(f"--top {arguments.top}: there are {classes} classes")
     image_size, crop = 224, "official"
     if isinstance(source, weights.Published):
         image_size, crop = source.image_size, source.crop
-    if arguments.image_size:
+    if arguments.image_size is not None:
         image_size, crop = arguments.image_size, "official"
+    source = weights.open_weights(source)
+    source.check_classes(classes)
     model = getattr(models, variant)(
-        weights=source,
-        classes=1000 if labels is None else len(labels),
-        input_shape=(image_size, image_size, 3),
+        weights=source, classes=classes, input_shape=(image_size, image_size, 3)
     )
-    predictions = predict_files(
-        model, sources, image_size, crop, arguments.top, arguments.batch_size, labels
-    )
+    sources = find_images(arguments.images)
+    results: list[Prediction] = []
+    status = 0
     # The bar goes to standard error, and only where somebody is looking.
-    results = list(tqdm(predictions, total=len(sources), unit="image", disable=None))
+    with tqdm(total=len(sources), unit="image", disable=None) as bar:
+        try:
+            for result in predict_files(
+                model, sources, image_size, crop, arguments.top, arguments.batch_size, labels
+            ):
+                results.append(result)
+                bar.update()
+        except KeyboardInterrupt:
+            print("keras-cvt predict: interrupted; this is what is done", file=sys.stderr)
+            status = 130
     if arguments.json:
         print(json.dumps([_as_json(result) for result in results], indent=1, ensure_ascii=False))
     elif arguments.csv:
@@ -168,7 +183,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"keras-cvt predict: {len(broken)} of {len(results)} images could not be read",
             file=sys.stderr,
         )
-    return 1 if broken else 0
+    return status or (1 if broken else 0)
 
 
 def _as_json(result: Prediction) -> dict:

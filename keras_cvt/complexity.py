@@ -93,7 +93,7 @@ def complexity(
         shape = tuple(model.inputs[0].shape[1:]) if input_shape is None else tuple(input_shape)
         classes = model.get_layer("head").units if "head" in names else 0
         norm = "norm" in names
-        token_only = f"stage{len(stages) - 1}" not in names
+        token_only = "class_token" in names
     else:
         stages = [as_stage(i, stage) for i, stage in enumerate(model_or_stages)]
         shape = (224, 224, 3) if input_shape is None else tuple(input_shape)

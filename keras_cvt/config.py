@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_cvt import layers
@@ -62,18 +63,47 @@ class StageConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self):
+        def keep(name, value):
+            object.__setattr__(self, name, value)
+
         for name in ("embed_dim", "depth", "num_heads", "patch_size", "patch_stride"):
-            layers.check_int(name, getattr(self, name), 1)
-        layers.check_int("patch_padding", self.patch_padding, 0)
+            keep(name, layers.check_int(name, getattr(self, name), 1))
+        keep("patch_padding", layers.check_int("patch_padding", self.patch_padding, 0))
+        for name in ("drop_rate", "attention_drop_rate", "drop_path_rate"):
+            layers.check_rate(name, getattr(self, name))
+        for name in ("class_token", "qkv_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"`{name}` must be True or False. Received {getattr(self, name)!r}."
+                )
+        if not isinstance(self.position_embedding, bool):
+            size = self.position_embedding
+            if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2:
+                raise ValueError(
+                    "`position_embedding` must be True, False or (height, width) in tokens. Received "
+                    f"{size!r}."
+                )
+            keep(
+                "position_embedding",
+                tuple(layers.check_int("position_embedding", n, 1) for n in size),
+            )
         for name in ("mlp_ratio", "stride_kv"):
-            value = getattr(self, name)
-            if isinstance(value, Sequence) and not isinstance(value, str):
-                if len(value) != self.depth:
-                    raise ValueError(
-                        f"`{name}` must be one value or one for each of the {self.depth} blocks. "
-                        f"Received {len(value)} values: {value!r}."
-                    )
-                object.__setattr__(self, name, tuple(value))
+            keep(name, self._per_block(name, getattr(self, name)))
+
+    def _per_block(self, name: str, value: PerBlock) -> PerBlock:
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            values = tuple(value)
+            if len(values) != self.depth:
+                raise ValueError(
+                    f"`{name}` must be one value or one for each of the {self.depth} blocks. "
+                    f"Received {len(values)} values: {value!r}."
+                )
+            return tuple(self._per_block(name, value) for value in values)
+        if name == "stride_kv":
+            return layers.check_int(name, value, 1)
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or value <= 0:
+            raise ValueError(f"`{name}` must be a number above 0. Received {value!r}.")
+        return value
 
     def block_args(self) -> list[dict[str, Any]]:
         """The arguments of each block's `CvTBlock`, which says what is wrong with them."""
@@ -171,6 +201,9 @@ def as_stage(index: int, stage: StageConfig | Mapping[str, Any]) -> StageConfig:
     for key in stage:
         if key not in fields:
             raise ValueError(f"Stage {index}: {unknown_choice('field', key, fields)}")
+    required = [f.name for f in dataclasses.fields(StageConfig) if f.default is dataclasses.MISSING]
+    if missing := [name for name in required if name not in stage]:
+        raise ValueError(f"Stage {index} has no {', '.join(missing)}.")
     return StageConfig(**stage)
 
 
@@ -206,21 +239,30 @@ def stages_from_spec(spec: Mapping[str, Any]) -> list[StageConfig]:
     """Stages from the official code's or Hugging Face's description of a model.
 
     Args:
-        spec: `MODEL.SPEC` of an official yaml file, in upper or lower case, or Hugging Face's
-            `config.json`: a list for each option, with an entry for each stage. What says nothing of
-            the stages is left out.
+        spec: an official yaml file as a dict, or its `MODEL.SPEC`, in upper or lower case; or Hugging
+            Face's `config.json`: a list for each option, with an entry for each stage. What says
+            nothing of the stages is left out; `INIT` is the argument `kernel_initializer` of `CvT`.
 
     Returns:
         A `StageConfig` for each stage, to be given to `CvT`.
 
     Raises:
-        ValueError: for a spec without widths and depths, or with lists of different lengths.
+        ValueError: for a spec without widths and depths, with lists of different lengths, with one
+            value instead of a list, or with what seems to be a misspelt option.
     """
-    options = {
-        _SPEC_NAMES[key.lower()]: value
-        for key, value in spec.items()
-        if key.lower() in _SPEC_NAMES and isinstance(value, Sequence)
-    }
+    for inner in ("model", "spec"):
+        spec = next((v for k, v in spec.items() if k.lower() == inner), spec)
+    options: dict[str, Sequence] = {}
+    for key, value in spec.items():
+        name = _SPEC_NAMES.get(key.lower())
+        if name is None:
+            close = difflib.get_close_matches(key.lower(), _SPEC_NAMES, n=1, cutoff=0.85)
+            if close:
+                raise ValueError(f"The spec has an option {key!r}. Did you mean {close[0]!r}?")
+        elif isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError(f"{key!r} must be a list with an entry for each stage, not {value!r}.")
+        else:
+            options[name] = value
     for required in ("embed_dim", "depth", "num_heads"):
         if required not in options:
             raise ValueError(f"The spec says nothing of {required}. It has {', '.join(spec)}.")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_cvt import checkpoints, models, names
-from keras_cvt.config import VARIANTS, StageConfig, stages_from_spec
+from keras_cvt.config import VARIANTS, StageConfig, as_stage, stages_from_spec
 from keras_cvt.weights import Weights, describe
 
 KEYS = ("official", "huggingface")
@@ -28,14 +31,18 @@ def convert(
 ) -> None:
     """Writes a checkpoint in another format. Weights keep their bits.
 
+    A `.keras` file has its model with it, which is kept as it is. Other files have weights alone: a
+    `.keras` file made of them computes what the published models do (QuickGELU, softmax), for images
+    of any size.
+
     Args:
         source: any file that `checkpoints.read` reads, with official, Hugging Face's or Keras' names.
         destination: a `.safetensors` file, which PyTorch opens, or a `.weights.h5` or `.keras` file
             of this library. A file that is there already is replaced when the new one is complete.
         keys: the names in a `.safetensors` file: "official" or "huggingface".
-        stages: the model's configuration, for a `.weights.h5` or `.keras` file. Not needed for the
-            published variants, which are recognised, or with Hugging Face's `config.json` beside the
-            source.
+        stages: the model's configuration, to make a `.weights.h5` or `.keras` file. Not needed for a
+            `.keras` source, for the published variants, which are recognised, or with Hugging Face's
+            `config.json` beside the source.
 
     Raises:
         ValueError: for a destination of another kind, or a configuration that is not known.
@@ -47,22 +54,26 @@ def convert(
         raise ValueError(f"{destination} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     if keys not in KEYS:
         raise ValueError(f"`keys` must be one of {KEYS}. Received {keys!r}.")
+    check_folder(destination)
     weights = Weights(source)
     if destination.suffix == ".safetensors":
         checkpoints.write_safetensors(destination, _TorchTensors(weights, keys), {"format": "pt"})
         return
 
-    classes = weights.classes
-    norm = "norm.weight" in weights
-    stages = _stages(weights) if stages is None else stages
-    model = models.CvT(
-        stages,
-        include_top=classes is not None,
-        weights=source,
-        input_shape=(None, None, weights.shape("stage0.patch_embed.proj.weight")[2]),
-        classes=classes or 1000,
-        pooling="avg" if norm and classes is None else None,
-    )
+    if weights.convention == "keras" and zipfile.is_zipfile(source):
+        model = keras.saving.load_model(source, compile=False)
+    else:
+        stages = _stages(weights) if stages is None else stages
+        norm, classes = "norm.weight" in weights, weights.classes
+        pooling = "token" if f"stage{len(stages) - 1}.cls_token" in weights else "avg"
+        model = models.CvT(
+            _with_position_sizes(stages, weights),
+            include_top=classes is not None,
+            weights=weights,
+            input_shape=(None, None, weights.shape("stage0.patch_embed.proj.weight")[2]),
+            classes=classes or 1000,
+            pooling=pooling if norm and classes is None else None,
+        )
     with beside(destination) as temporary:
         if destination.suffix == ".keras":
             model.save(temporary)
@@ -110,6 +121,22 @@ def _stages(weights: Weights) -> Sequence[StageConfig]:
         "and paddings can't be seen in a checkpoint. Give its configuration (--spec FILE: the official "
         "options or Hugging Face's config.json, as JSON)."
     )
+
+
+def _with_position_sizes(stages, weights: Weights) -> list[StageConfig]:
+    """Stages whose position embeddings, if any, have the size of their weights."""
+    stages = [as_stage(i, stage) for i, stage in enumerate(stages)]
+    for i, stage in enumerate(stages):
+        if stage.position_embedding and (key := f"stage{i}.pos_embed") in weights:
+            size = weights.shape(key)[1:3]
+            stages[i] = dataclasses.replace(stage, position_embedding=size)
+    return stages
+
+
+def check_folder(path: Path) -> None:
+    """Refuses a file to write whose folder is not there, before the work that ends in it."""
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
 
 
 @contextlib.contextmanager

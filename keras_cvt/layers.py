@@ -10,6 +10,7 @@ which differs from the paper in places. Sublayers carry the names of the officia
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -89,13 +90,17 @@ def _check_map(layer: keras.Layer, shape: Shape, channels: int | None = None) ->
 
 
 def check_int(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
         raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received {value!r}.")
-    return value
+    return number
 
 
-def _check_rate(name: str, value: Any) -> float:
-    if not 0 <= value < 1:
+def check_rate(name: str, value: Any) -> float:
+    if isinstance(value, str) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be at least 0 and less than 1. Received {value!r}.")
     return float(value)
 
@@ -152,7 +157,7 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.rate = _check_rate("rate", rate)
+        self.rate = check_rate("rate", rate)
         self.seed = seed
         if self.rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
@@ -309,9 +314,9 @@ class ConvEmbedding(keras.layers.Layer):
         self.strides = check_int("strides", strides, 1)
         self.padding = check_int("padding", padding, 0)
         self.proj = keras.layers.Conv2D(
-            embed_dim,
-            kernel_size,
-            strides=strides,
+            self.embed_dim,
+            self.kernel_size,
+            strides=self.strides,
             padding="valid",
             data_format="channels_last",
             dtype=self.dtype_policy,
@@ -325,10 +330,12 @@ class ConvEmbedding(keras.layers.Layer):
         fan_in = self.kernel_size**2 * _check_map(self, x_shape)
         self.proj.kernel_initializer = torch_uniform(fan_in)
         self.proj.bias_initializer = torch_uniform(fan_in)
+        output_shape = self.compute_output_shape(x_shape)
         self.proj.build(_padded_shape(x_shape, self.padding))
-        self.norm.build(self.compute_output_shape(x_shape))
+        self.norm.build(output_shape)
 
     def call(self, x):
+        self.compute_output_shape(x.shape)  # says what is wrong with a size that is too small
         return self.norm(self.proj(_pad(x, self.padding)))
 
     def compute_output_shape(self, x_shape):
@@ -336,6 +343,11 @@ class ConvEmbedding(keras.layers.Layer):
             conv_output_size(size, self.kernel_size, self.strides, self.padding)
             for size in x_shape[1:3]
         )
+        if any(size is not None and size < 1 for size in (height, width)):
+            raise ValueError(
+                f"{self.name} has kernels of {self.kernel_size}x{self.kernel_size} and {self.padding} "
+                f"zeros on each side: its input is too small. Received shape {tuple(x_shape)}."
+            )
         return (x_shape[0], height, width, self.embed_dim)
 
     def get_config(self):
@@ -483,8 +495,8 @@ class ConvProjectionAttention(_ExplicitShapes):
         self.strides_kv = strides_kv
         self.padding_kv = padding_kv
         self.use_bias = use_bias
-        self.attention_dropout = _check_rate("attention_dropout", attention_dropout)
-        self.dropout = _check_rate("dropout", dropout)
+        self.attention_dropout = check_rate("attention_dropout", attention_dropout)
+        self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = _serialized(kernel_initializer)
         if projection == "dw_bn":
             args = {"kernel_size": kernel_size, "dtype": self.dtype_policy}
@@ -541,12 +553,15 @@ class ConvProjectionAttention(_ExplicitShapes):
         y = ops.reshape(y, (-1, ops.shape(y)[1], self.embed_dim))
         y = self.proj_drop(self.proj(y), training=training)
 
+        # What is taken out of a sequence of unknown length must be told its own length again.
+        token_shape = (-1, 1, self.embed_dim)
         if class_token_only:
-            return y
+            return ops.reshape(y, token_shape)
         height, width = ops.shape(q_map)[1:3]
         if class_token is None:
             return ops.reshape(y, (-1, height, width, self.embed_dim))
-        return ops.reshape(y[:, 1:], (-1, height, width, self.embed_dim)), y[:, :1]
+        new_map = ops.reshape(y[:, 1:], (-1, height, width, self.embed_dim))
+        return new_map, ops.reshape(y[:, :1], token_shape)
 
     def _convolve(self, conv, x, training):
         return x if conv is None else conv(x, training=training)
@@ -620,7 +635,7 @@ class MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         self.hidden_dim = check_int("hidden_dim", hidden_dim, 1)
         self.activation = get_activation(activation)
-        self.dropout = _check_rate("dropout", dropout)
+        self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = _serialized(kernel_initializer)
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 

@@ -2,7 +2,8 @@
 
 A model is a plain functional Keras model. Its layers are named after the official checkpoint's keys,
 with "_" for ".": `stage0_patch_embed`, `stage2_cls_token`, `stage2_blocks_9`, `norm`, `head`. Besides,
-`stage0`, `stage1`, `stage2` mark the map at the end of each stage.
+`stage0`, `stage1`, `stage2` mark the map at the end of each stage, the last of them only where it is
+computed: in a classifier it is not, and `feature_pyramid` adds it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -41,7 +42,9 @@ _ARGUMENTS = """
 
     Returns:
         A functional `keras.Model`. With the classifier, and with `pooling="token"`, its last block
-        computes only the class token: the same function and gradients, with fewer operations.
+        computes only the class token: the same function and gradients, with fewer operations. (With
+        `training=False`, where nothing but inference is expected, its queries' convolution is not
+        computed, and has no gradient instead of one of zeros.)
         `feature_pyramid(model)` gives the maps of all stages.
 
     Raises:
@@ -65,6 +68,8 @@ def CvT(
     dtype: Any = None,
     name: str = "cvt",
 ) -> keras.Model:
+    if isinstance(stages, (StageConfig, Mapping, str)) or not isinstance(stages, Iterable):
+        raise ValueError(f"`stages` must be a list of stages. Received {stages!r}.")
     stages = [as_stage(i, stage) for i, stage in enumerate(stages)]
     if not stages:
         raise ValueError("A CvT has at least one stage; `stages` is empty.")
@@ -76,16 +81,13 @@ def CvT(
         )
     if pooling == "token" and not stages[-1].class_token:
         raise ValueError('pooling="token" needs a class token in the last stage.')
-    layers.check_int("classes", classes, 1)
+    classes = layers.check_int("classes", classes, 1)
     if input_tensor is None:
         input_shape = _input_shape(input_shape, default_size=224 if include_top else None)
     else:
         input_shape = _shape_of(input_tensor, input_shape)
     check_input_size(stages, input_shape)
     source = weights_lib.find(weights)
-    checkpoint = None if source is None else weights_lib.open_weights(source)
-    if checkpoint is not None:
-        checkpoint.check_fit(stages, channels=input_shape[-1], classifier=include_top)
 
     # All layers before any weight: their constructors know what is wrong with a configuration.
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -104,6 +106,14 @@ def CvT(
         dtype=layers.at_least_float32(policy.compute_dtype),
         name="head",
     )
+
+    # Weights last of what can go wrong: they may be a download of a gigabyte.
+    checkpoint = None
+    if source is not None:
+        checkpoint = weights_lib.open_weights(source, channels=input_shape[-1])
+        checkpoint.check_fit(stages, channels=input_shape[-1], classifier=include_top)
+        for stage_layers in plan:
+            stage_layers.take_position_size(checkpoint)
 
     if input_tensor is None:
         inputs = x = keras.Input(input_shape, name="images")
@@ -188,6 +198,13 @@ class _StageLayers:
             ]
         except ValueError as error:
             raise ValueError(f"Stage {index}: {error}") from error
+
+    def take_position_size(self, checkpoint):
+        """A position embedding has the size of its weights, and is resized to the images'."""
+        key = f"{self.prefix}.pos_embed"
+        for layer in self.embed:
+            if isinstance(layer, layers.PositionEmbedding) and key in checkpoint:
+                layer.size = checkpoint.shape(key)[1:3]
 
     def __call__(self, x, token_only):
         """Returns (map, class token), of which one may be None."""
@@ -329,7 +346,7 @@ def _input_shape(
 ) -> tuple[int | None, ...]:
     if shape is None:
         return (default_size, default_size, 3)
-    shape = tuple(shape)
+    shape = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     if len(shape) != 3 or not all(size is None or size >= 1 for size in shape):
         raise ValueError(
             "`input_shape` must be (height, width, channels), where height and width may be None. "
@@ -349,6 +366,10 @@ def _shape_of(tensor: Any, shape: Sequence[int | None] | None) -> tuple[int | No
         raise ValueError(
             "`input_tensor` must be a Keras tensor, such as `keras.Input(...)` or the output of a "
             f"layer. Received {type(tensor).__name__}."
+        )
+    if not keras.backend.is_float_dtype(tensor.dtype):
+        raise ValueError(
+            f"`input_tensor` must be floating point, not {tensor.dtype}. Cast it first."
         )
     if len(tensor.shape) != 4:
         raise ValueError(

@@ -34,22 +34,15 @@ class Prediction:
 def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
     """Images to look at: files and URLs as they are given, folders with all images below them.
 
-    Raises:
-        FileNotFoundError: for what is not there.
-        ValueError: for a folder without images.
+    What is not there, or a folder without images, stays in the list: reading it will say so, and the
+    others go on.
     """
     found: list[str] = []
     for source in map(os.fspath, sources):
-        path = Path(source)
-        if "://" in source or path.is_file():
-            found.append(source)
-        elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
-            if not inside:
-                raise ValueError(f"The folder {path} has no images ({', '.join(_SUFFIXES)}).")
-            found += map(str, inside)
-        else:
-            raise FileNotFoundError(f"There is no image or folder {path}.")
+        inside: list[Path] = []
+        if "://" not in source and Path(source).is_dir():
+            inside = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in _SUFFIXES)
+        found += map(str, inside) if inside else [source]
     return found
 
 

@@ -105,17 +105,19 @@ def find(weights: str | os.PathLike | Published | None, model: str | None = None
     """What the argument `weights` of a model means, without opening it.
 
     Args:
-        weights: None; the name of published weights; or the path of a file.
+        weights: None; the name of published weights; the path of a file; or open `Weights`.
         model: the constructor asked. It knows names; `CvT` knows none.
 
     Returns:
-        None, a row of `PUBLISHED`, or a path.
+        None, a row of `PUBLISHED`, a path, or the open weights.
 
     Raises:
         ValueError: for what is neither a name nor a file.
     """
-    if weights is None or isinstance(weights, Published):
+    if weights is None or isinstance(weights, (Published, Weights)):
         return weights
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(f"`weights` must be None, a name or a path. Received {weights!r}.")
     for row in PUBLISHED:
         if row.model == model and os.fspath(weights) in row.names:
             return row
@@ -140,12 +142,12 @@ class Weights(names.NamedWeights):
         self.downloaded = downloaded
         with self._discarding():
             super().__init__(checkpoints.read(self.path))
-        if "stage0.patch_embed.proj.weight" not in self:
-            some = ", ".join(list(self)[:3])
-            raise CheckpointError(
-                f"{self.path} is no checkpoint of a CvT: it has no stage0.patch_embed.proj.weight or "
-                f"the like. It has {some}, ..."
-            )
+            if "stage0.patch_embed.proj.weight" not in self:
+                some = ", ".join(list(self)[:3])
+                raise CheckpointError(
+                    f"{self.path} is no checkpoint of a CvT: it has no "
+                    f"stage0.patch_embed.proj.weight or the like. It has {some}, ..."
+                )
 
     @contextlib.contextmanager
     def _discarding(self):
@@ -195,6 +197,18 @@ class Weights(names.NamedWeights):
             )
         if classifier and self.classes is None:
             raise ValueError(f"{self.path} has no classifier. Use include_top=False.")
+
+    def check_classes(self, labels: int) -> None:
+        """Refuses weights whose classifier would be made anew, where no training follows.
+
+        Raises:
+            ValueError: if the number of classes is another.
+        """
+        if self.classes != labels:
+            raise ValueError(
+                f"{self.path} is for {self.classes} classes, but there are {labels} labels. Name the "
+                "weights' own classes (--labels FILE, a name on each line)."
+            )
 
     def load(self, model: keras.Model) -> None:
         """Fills all weights of a model.
@@ -260,16 +274,27 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     }
 
 
-def open_weights(source: Published | Path) -> Weights:
+def open_weights(source: Published | Path | Weights, channels: int = 3) -> Weights:
     """Opens what `find` found, downloading it where needed.
 
+    Args:
+        source: as `find` returns it, but not None.
+        channels: of the images; published weights are for 3, which is checked before a download.
+
     Raises:
+        ValueError: for published weights and other images.
         FileNotFoundError: for a file that is not there.
         CheckpointError: for one that is damaged, or no checkpoint of a CvT.
         DownloadError: if published weights can't be had.
     """
+    if isinstance(source, Weights):
+        return source
     if isinstance(source, Path):
         return Weights(source)
+    if channels != 3:
+        raise ValueError(
+            f"The weights {source.names[0]!r} are for images of 3 channels, the model for {channels}."
+        )
     # Imported late: it takes longer than the rest of this package.
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -107,17 +108,45 @@ def test_wrong_predict(photos, tiny_as_cvt13, tmp_path, capsys):
     _, weights = tiny_as_cvt13
     options = ["--model", "cvt13", "--weights", weights]
     for arguments, message in (
-        (["predict", str(tmp_path / "none.jpg"), *options], "no image or folder"),
+        (["predict", str(photos), *options, "--top", "1001"], "there are 1000 classes"),
+        (
+            ["predict", str(photos), *options, "--image-size", "0"],
+            "--image-size must be at least 1",
+        ),
+        (["predict", str(photos), *options, "--csv", str(tmp_path / "no" / "a.csv")], "no folder"),
         (["predict", str(photos), *options, "--top", "0"], "--top must be at least 1"),
         (["predict", str(photos), "--model", "cvt31"], "Did you mean"),
         (["predict", str(photos), "--model", "cvt13", "--weights", "imagenet-38"], "imagenet-384"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_is_not_there_does_not_stop_the_others(photos, tiny_as_cvt13, tmp_path, capsys):
+    _, weights = tiny_as_cvt13
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert main(["predict", str(empty), *options]) == 2
-    assert "has no images" in capsys.readouterr().err
+    sources = [str(tmp_path / "none.jpg"), str(empty), str(photos / "china.png")]
+    assert main(["predict", *sources, "--model", "cvt13", "--weights", weights, "--json"]) == 1
+    captured = capsys.readouterr()
+    none, folder, china = json.loads(captured.out)
+    assert "error" in none and "error" in folder and "classes" in china
+    assert "2 of 3 images could not be read" in captured.err
+
+
+def test_a_new_classifier_predicts_nothing(photos, tmp_path, capsys, monkeypatch):
+    stages = tuple(reference_models.stages("tiny"))
+    monkeypatch.setitem(config.VARIANTS, "CvT13", stages)
+    models.CvT(stages, classes=3).save(tmp_path / "mine.keras")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    arguments = ["predict", str(photos / "china.png"), "--model", "cvt13"]
+    arguments += ["--weights", str(tmp_path / "mine.keras")]
+    for more, message in (
+        ([], "3 classes, but there are 1000 labels"),
+        (["--labels", str(tmp_path / "labels.txt"), "--top", "2"], "3 classes.*2 labels"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_own_labels(photos, tmp_path, capsys, monkeypatch):
@@ -127,7 +156,7 @@ def test_own_labels(photos, tmp_path, capsys, monkeypatch):
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
     arguments = ["predict", str(photos / "china.png"), "--model", "cvt13", "--json"]
     arguments += ["--weights", str(tmp_path / "mine.weights.h5")]
-    assert main([*arguments, "--labels", str(tmp_path / "labels.txt")]) == 0
+    assert main([*arguments, "--labels", str(tmp_path / "labels.txt"), "--top", "3"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert {c["label"] for c in result["classes"]} == {"cat", "dog", "bird"}
 
@@ -158,8 +187,12 @@ def test_labelled_photos_from_file_to_name(tiny_as_cvt13, capsys):
     assert main(["predict", *map(str, photos), *arguments]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [result["image"] for result in results] == [str(photo) for photo in photos]
+    model, _ = tiny_as_cvt13
+    batch = preprocess_input(np.stack([load_image(photo) for photo in photos]))
+    expected = keras_cvt.decode_predictions(model.predict(batch, verbose=0), top=1)
+    answers = [(r["classes"][0]["id"], r["classes"][0]["label"]) for r in results]
+    assert answers == [row[0][:2] for row in expected]
     labels = keras_cvt.imagenet.labels()
-    assert all(result["classes"][0]["label"] in labels for result in results)
     # What is to be seen on some of them, by looking.
     named = {int(photo.stem.split("_")[2]) for photo in photos}
     seen = {22: "bald eagle", 251: "dalmatian", 949: "strawberry", 609: "jeep"}

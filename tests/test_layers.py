@@ -237,6 +237,32 @@ def test_unknown_sizes_in_tf_function(case):
             keras.tree.flatten(function(*x)), keras.tree.flatten(layer(*x)), strict=True
         ):
             np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=1e-5)
+    if token:
+        concrete = function.get_concrete_function()
+        assert concrete.structured_outputs[1].shape.as_list() == [None, 1, channels]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function is TensorFlow's")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("jit", [False, True])
+def test_class_token_only_of_unknown_sizes(jit, training):
+    import tensorflow as tf
+
+    block = layers.CvTBlock(8, 2)
+    inputs = inputs_of(8, True)
+    block(*inputs)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, None, None, 8)), tf.TensorSpec((None, 1, 8))],
+        jit_compile=jit,
+    )
+    def function(x, token):
+        token = block(x, token, class_token_only=True, training=training)
+        assert token.shape.as_list()[1:] == [1, 8]
+        return token
+
+    expected = block(*inputs, class_token_only=True, training=training)
+    np.testing.assert_allclose(numpy(function(*inputs)), numpy(expected), atol=1e-5)
 
 
 # --- what each layer computes ------------------------------------------------------------------
@@ -406,6 +432,7 @@ def test_initialization_by_distribution():
         (lambda: layers.CvTBlock(8, 2).build((None, 4, 4, 6)), "height, width, 8"),
         (lambda: layers.CvTBlock(8, 2).build((None, 16, 8)), "Received shape"),
         (lambda: layers.ConvEmbedding(8).build((None, 4, 4, None)), "must be known"),
+        (lambda: layers.ConvEmbedding(8)(np.zeros((1, 2, 9, 3))), "too small.*2, 9, 3"),
         (
             lambda: layers.CvTBlock(8, 2)(np.zeros((1, 4, 4, 8)), class_token_only=True),
             "needs a `class_token`",

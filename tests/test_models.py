@@ -224,6 +224,8 @@ def test_complexity_of_models():
         )
     with pytest.raises(ValueError, match="without None"):
         complexity(backbone)
+    pyramid = complexity(keras_cvt.feature_pyramid(top), (64, 64, 3))
+    assert pyramid.computed == pyramid.multiply_adds == result.multiply_adds
 
 
 def test_last_block_computes_the_class_token_only():
@@ -246,6 +248,44 @@ def test_every_weight_of_a_model_has_a_gradient():
     for path, grad in grads.items():
         assert grad is not None, path
         assert path.startswith(dead) or np.abs(grad).max() > 0, path
+
+
+def test_one_model_for_images_of_any_size():
+    """Compiled, of unknown height and width; each size within 1e-5 of a model of that size."""
+    model = tiny()
+    for size in ((32, 32), (48, 80), (57, 41)):
+        x = images(*size)
+        fixed = tiny(input_shape=(*size, 3))
+        fixed.set_weights(model.get_weights())
+        ours, theirs = model.predict(x, verbose=0), fixed.predict(x, verbose=0)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data, tf.function and SavedModel")
+@pytest.mark.parametrize("options", [{}, {"include_top": False, "pooling": "token"}])
+def test_unknown_sizes_in_graphs(options, tmp_path):
+    import tensorflow as tf
+
+    model = tiny(**options)
+    spec = tf.TensorSpec((None, None, None, 3))
+    x = images(48, 80)
+    expected = numpy(model(x))
+    for jit in (False, True):
+        function = tf.function(lambda x: model(x), input_signature=[spec], jit_compile=jit)
+        np.testing.assert_allclose(numpy(function(x)), expected, atol=1e-5)
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    for size in ((48, 80), (33, 64)):
+        np.testing.assert_allclose(
+            numpy(exported.serve(images(*size))), numpy(model(images(*size))), atol=1e-5
+        )
+    width = expected.shape[1]
+    data = tf.data.Dataset.from_generator(
+        lambda: ((images(s, s), np.zeros((2, width), "float32")) for s in (32, 48)),
+        output_signature=(tf.TensorSpec((2, None, None, 3)), tf.TensorSpec((2, width))),
+    )
+    model.compile("sgd", "mse")
+    model.fit(data, verbose=0)
 
 
 # --- feature pyramid ----------------------------------------------------------------------------
@@ -374,7 +414,14 @@ BAD_STAGES = [
     ({"strid_kv": 2}, "strid_kv.*Did you mean 'stride_kv'"),
     ({"patch_padding": -1}, "patch_padding.*at least 0"),
     ({"position_embedding": True}, "must be known"),
-    ({"drop_path_rate": 1.5, "depth": 2}, "Stage 0: .*rate.*less than 1"),
+    ({"drop_path_rate": 1.5}, "drop_path_rate.*less than 1"),
+    ({"drop_path_rate": -1}, "drop_path_rate.*at least 0"),
+    ({"drop_rate": "a"}, "drop_rate"),
+    ({"mlp_ratio": "4"}, "mlp_ratio.*number above 0.*'4'"),
+    ({"mlp_ratio": 0}, "mlp_ratio.*number above 0"),
+    ({"stride_kv": "2"}, "stride_kv.*integer"),
+    ({"class_token": "no"}, "class_token.*True or False.*'no'"),
+    ({"position_embedding": "yes"}, "position_embedding.*height, width.*'yes'"),
 ]
 
 
@@ -400,6 +447,9 @@ def test_wrong_stages(change, message):
         ({"input_shape": (64, 64, None)}, "number of channels"),
         ({"input_shape": (64, 64, 0)}, "height, width, channels"),
         ({"weights": "imagenet"}, "weights.*None.*'imagenet'"),
+        ({"input_shape": 64}, "height, width, channels"),
+        ({"weights": True}, "None, a name or a path"),
+        ({"input_tensor": keras.Input((64, 64, 3), dtype="uint8"), "input_shape": None}, "Cast it"),
         ({"input_tensor": np.zeros((1, 64, 64, 3))}, "Keras tensor.*ndarray"),
         ({"input_tensor": keras.Input((64, 3)), "input_shape": None}, "height, width, channels"),
         ({"input_tensor": keras.Input((64, 64, 3)), "input_shape": (32, 32, 3)}, "Leave it out"),
@@ -416,6 +466,12 @@ def test_more_wrong_arguments():
             keras_cvt.CvT([])
         with pytest.raises(ValueError, match="Stage 0 must be a StageConfig"):
             keras_cvt.CvT([8])
+        with pytest.raises(ValueError, match="must be a list of stages"):
+            keras_cvt.CvT(TINY[0])
+        with pytest.raises(ValueError, match="Stage 0 has no num_heads"):
+            keras_cvt.CvT([{"embed_dim": 8, "depth": 1}])
+        with pytest.raises(ValueError, match="3 channels, the model for 4"):
+            keras_cvt.CvT13(input_shape=(224, 224, 4))  # before anything is downloaded
         with pytest.raises(ValueError, match="needs a class token"):
             keras_cvt.CvT(TINY[:2], include_top=False, pooling="token")
         with pytest.raises(ValueError, match="Did you mean 'imagenet-384'"):
@@ -424,12 +480,24 @@ def test_more_wrong_arguments():
             keras_cvt.CvT13(weights=None, drop_rate=0.1)  # a misspelt argument is not swallowed
 
 
+def test_numpy_numbers_are_numbers():
+    model = tiny(classes=np.int64(5))
+    assert model.output_shape == (None, 5)
+    stage = StageConfig(np.int32(8), 2, 1, stride_kv=np.array([1, 2]), mlp_ratio=np.array([2, 4]))
+    assert stage.stride_kv == (1, 2) and stage.mlp_ratio == (2, 4)
+
+
 def test_specs():
     spec = json.loads((reference_models.FOLDER / "tiny-mixed" / "spec.json").read_text())
     stages = keras_cvt.stages_from_spec(spec)
     assert [s.mlp_ratio for s in stages] == [2, 4, 2]
     assert [s.class_token for s in stages] == [False, False, True]
     assert keras_cvt.stages_from_spec({k.upper(): v for k, v in spec.items()}) == stages
+    assert keras_cvt.stages_from_spec({"MODEL": {"NAME": "cls_cvt", "SPEC": spec}}) == stages
+    with pytest.raises(ValueError, match="'mlp_rato'. Did you mean 'mlp_ratio'"):
+        keras_cvt.stages_from_spec({**spec, "mlp_rato": [4, 4, 4]})
+    with pytest.raises(ValueError, match="'mlp_ratio' must be a list"):
+        keras_cvt.stages_from_spec({**spec, "mlp_ratio": 4.0})
     with pytest.raises(ValueError, match="nothing of depth"):
         keras_cvt.stages_from_spec({k: v for k, v in spec.items() if k != "depth"})
     with pytest.raises(ValueError, match="differ in length.*mlp_ratio: 2"):

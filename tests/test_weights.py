@@ -1,5 +1,6 @@
 """Published weights, names, and what loading refuses (keras_cvt/weights.py, names.py, convert.py)."""
 
+import dataclasses
 import io
 import json
 import logging
@@ -479,11 +480,48 @@ def test_conversion_finds_its_configuration(folder, tmp_path):
     assert numpy(logits(reference_models.images("odd"))).shape == (2, 64)
 
 
+def test_a_keras_model_keeps_its_function(tmp_path):
+    for options in (
+        {"activation": "gelu"},
+        {"include_top": False, "pooling": "token"},
+        {"include_top": False, "pooling": "max"},
+        {"dtype": "float16"},
+    ):
+        model = tiny(**options)
+        model.save(tmp_path / "a.keras")
+        convert(tmp_path / "a.keras", tmp_path / "b.keras")
+        convert(tmp_path / "a.keras", tmp_path / "c.weights.h5")  # its configuration is in the file
+        other = keras.saving.load_model(tmp_path / "b.keras")
+        again = tiny(**options, weights=tmp_path / "c.weights.h5")
+        x = reference_models.images("odd")
+        np.testing.assert_array_equal(numpy(model(x)), numpy(other(x)))
+        np.testing.assert_array_equal(numpy(model(x)), numpy(again(x)))
+
+
+def test_position_embeddings_keep_their_size(tmp_path):
+    stages = [dataclasses.replace(TINY[0], position_embedding=True), *TINY[1:]]
+    model = keras_cvt.CvT(stages, classes=10, input_shape=(64, 64, 3))
+    model.save_weights(tmp_path / "a.weights.h5")
+    convert(tmp_path / "a.weights.h5", tmp_path / "a.safetensors")
+    for name in ("a.weights.h5", "a.safetensors"):
+        convert(tmp_path / name, tmp_path / "b.keras", stages=stages)
+        loaded = keras.saving.load_model(tmp_path / "b.keras")
+        x = reference_models.images("square")
+        np.testing.assert_allclose(numpy(model(x)), numpy(loaded(x)), atol=1e-6)
+        # At another size the embedding stays as it is stored, and is resized when it is added.
+        larger = keras_cvt.CvT(
+            stages, classes=10, input_shape=(96, 128, 3), weights=tmp_path / name
+        )
+        assert larger.get_layer("stage0_pos_embed").size == (16, 16)
+
+
 def test_wrong_conversions(folder, tmp_path):
     with pytest.raises(ValueError, match="must end in .safetensors, .weights.h5 or .keras"):
         convert(folder / "official.pth", tmp_path / "a.pth")
     with pytest.raises(ValueError, match="keys"):
         convert(folder / "official.pth", tmp_path / "a.safetensors", keys="timm")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        convert(folder / "official.pth", tmp_path / "none" / "a.safetensors")
     with pytest.raises(FileNotFoundError):
         convert(tmp_path / "none.pth", tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").write_text("mine")

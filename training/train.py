@@ -21,6 +21,7 @@ A folder with a run of another config is left alone: an error names what differs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
             report = train(config, run_dir)
     except ConfigError as error:
         print(f"training.train: error: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a folder made for a run that can't be, still empty
+            run_dir.rmdir()
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on after the last finished epoch.")
