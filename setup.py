@@ -49,7 +49,7 @@ setup(
         "keras>=3.15,<3.16",
         "numpy>=1.26",
         "h5py>=3.11",
-        "huggingface_hub>=0.34",
+        "huggingface_hub>=0.34,<3",
         "safetensors>=0.5",
         "ml_dtypes>=0.4",  # bfloat16 in numpy
         "tqdm>=4.60",
