@@ -1,0 +1,554 @@
+"""Tests of training/augment.py: operations against Pillow, draws against their distributions.
+
+All draws are keyed, so that a statistical test gives the same result each time; its bounds are what
+chance alone passes in 999 of 1,000 cases.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("training/ is for TensorFlow", allow_module_level=True)
+
+from PIL import Image, ImageEnhance, ImageOps  # noqa: E402
+from scipy import stats  # noqa: E402
+
+from training import augment, operations, show_batch  # noqa: E402
+
+FILL = (124, 116, 104)  # round(255 * mean)
+MAGNITUDES = (0.0, 2.0, 5.0, 8.3, 9.0, 9.6, 10.0)
+INTERPOLATING = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+
+
+@functools.cache
+def photos() -> list[np.ndarray]:
+    """scikit-learn's two photos and two of foolbox's, if it is there; uint8, of different sizes."""
+    from sklearn.datasets import load_sample_image
+
+    images = [load_sample_image("china.jpg"), load_sample_image("flower.jpg")[::2, ::2]]
+    try:
+        import foolbox
+    except ImportError:
+        return images
+    folder = Path(foolbox.__file__).parent / "data"
+    found = sorted(folder.glob("imagenet_*.jpg"))[:2]
+    return images + [np.asarray(Image.open(path).convert("RGB"))[::2, ::2] for path in found]
+
+
+def over_numbers(function, count: int):
+    """The results of `function` for 0 to `count`, stacked, calculated by tf.data."""
+    data = tf.data.Dataset.range(count).map(function, num_parallel_calls=2).batch(count)
+    return next(data.as_numpy_iterator())
+
+
+# The operations
+
+
+def pillow(name: str, image: np.ndarray, magnitude: float, sign: float) -> np.ndarray:
+    """What timm's operation of that name does with Pillow."""
+    picture, level = Image.fromarray(image), magnitude / 10
+    width, height = picture.size
+    factor = 1 + sign * (level * 0.9)
+
+    def affine(*matrix):
+        return picture.transform(
+            picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=FILL
+        )
+
+    def enhance(kind):
+        return kind(picture).enhance(factor)
+
+    def posterize():
+        bits = 4 - int(level * 4)
+        # Newer Pillow refuses 0 bits; before, it gave a black image.
+        return ImageOps.posterize(picture, bits) if bits else Image.new("RGB", picture.size)
+
+    def solarize_add():
+        table = [min(255, i + int(level * 110)) if i < 128 else i for i in range(256)]
+        return picture.point(table * 3)
+
+    results = {
+        "AutoContrast": lambda: ImageOps.autocontrast(picture),
+        "Equalize": lambda: ImageOps.equalize(picture),
+        "Invert": lambda: ImageOps.invert(picture),
+        "Rotate": lambda: picture.rotate(
+            sign * level * 30, Image.Resampling.BICUBIC, fillcolor=FILL
+        ),
+        "PosterizeIncreasing": posterize,
+        "SolarizeIncreasing": lambda: ImageOps.solarize(picture, 256 - int(level * 256)),
+        "SolarizeAdd": solarize_add,
+        "ColorIncreasing": lambda: enhance(ImageEnhance.Color),
+        "ContrastIncreasing": lambda: enhance(ImageEnhance.Contrast),
+        "BrightnessIncreasing": lambda: enhance(ImageEnhance.Brightness),
+        "SharpnessIncreasing": lambda: enhance(ImageEnhance.Sharpness),
+        "ShearX": lambda: affine(1, sign * level * 0.3, 0, 0, 1, 0),
+        "ShearY": lambda: affine(1, 0, 0, sign * level * 0.3, 1, 0),
+        "TranslateXRel": lambda: affine(1, 0, sign * level * 0.45 * width, 0, 1, 0),
+        "TranslateYRel": lambda: affine(1, 0, 0, 0, 1, sign * level * 0.45 * height),
+    }
+    return np.asarray(results[name]())
+
+
+def compiled(name: str):
+    """The operation in a graph that knows no sizes, as in an input pipeline."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None, 3), tf.uint8),
+            tf.TensorSpec((), tf.float64),
+            tf.TensorSpec((), tf.float64),
+        ]
+    )
+    def operation(image, magnitude, sign):
+        return operations.apply_operation(name, image, magnitude, sign, FILL)
+
+    return operation
+
+
+def test_the_operations_are_timms_fifteen():
+    assert list(operations.OPERATIONS) == [
+        *("AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing"),
+        *("SolarizeIncreasing", "SolarizeAdd", "ColorIncreasing", "ContrastIncreasing"),
+        *("BrightnessIncreasing", "SharpnessIncreasing", "ShearX", "ShearY"),
+        *("TranslateXRel", "TranslateYRel"),
+    ]
+
+
+@pytest.mark.parametrize("name", operations.OPERATIONS)
+def test_an_operation_is_pillows(name):
+    operation = compiled(name)
+    for image in photos():
+        for magnitude in MAGNITUDES:
+            for sign in (1.0, -1.0):
+                mine = operation(image, magnitude, sign).numpy().astype(int)
+                difference = np.abs(mine - pillow(name, image, magnitude, sign))
+                if name in INTERPOLATING:
+                    # float32 beside Pillow's float64, before both are truncated.
+                    assert difference.max() <= 1
+                    assert difference.mean() < 0.01
+                else:
+                    assert difference.max() == 0, (magnitude, sign)
+
+
+@pytest.mark.parametrize("name", operations.OPERATIONS)
+def test_an_operation_is_pillows_on_special_images(name):
+    operation, random = compiled(name), np.random.default_rng(0)
+    specials = [
+        np.full((9, 7, 3), 137, np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+        random.integers(0, 256, (2, 3, 3), np.uint8),
+        random.integers(0, 256, (40, 31, 3), np.uint8),
+        random.integers(100, 102, (40, 31, 3), np.uint8),
+    ]
+    for image in specials:
+        for sign in (1.0, -1.0):
+            mine = operation(image, 9.0, sign).numpy().astype(int)
+            difference = np.abs(mine - pillow(name, image, 9.0, sign))
+            assert difference.max() <= (name in INTERPOLATING)
+            assert difference.mean() < 0.01
+
+
+def test_resize_is_pillows_bicubic_to_a_fraction_of_a_gray_level():
+    for image in [*photos(), photos()[0][:100, :120]]:  # smaller than the result: enlarged
+        theirs = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
+        mine = augment.resize(tf.constant(image), 224).numpy()
+        assert mine.dtype == np.uint8
+        assert np.abs(mine.astype(int) - np.asarray(theirs)).mean() < 0.25
+
+
+# The draws
+
+
+def test_rand_augment_draws():
+    count = 20_000
+    numbers, magnitudes, signs = over_numbers(
+        lambda i: augment._rand_augment_draws(augment.key(3, i), 2, 0.5, 9.0, 0.5), count
+    )
+    assert numbers.shape == magnitudes.shape == signs.shape == (count, 2)
+    applied = numbers < 15
+    # Applied or not, the second independent of the first.
+    pairs = np.bincount(2 * applied[:, 0] + applied[:, 1], minlength=4)
+    assert stats.chisquare(pairs).pvalue > 0.001
+    drawn = np.bincount(numbers[applied], minlength=15)
+    assert len(drawn) == 15
+    assert stats.chisquare(drawn).pvalue > 0.001
+    both = numbers[applied.all(axis=1)]
+    assert abs((both[:, 0] == both[:, 1]).mean() - 1 / 15) < 3.3 * math.sqrt(1 / 15 / len(both))
+    assert magnitudes.max() == 10
+    clipped = (magnitudes == 10).mean()
+    assert abs(clipped - stats.norm.sf(2)) < 3.3 * math.sqrt(0.0228 / magnitudes.size)
+    below = magnitudes[magnitudes < 10].astype(float)
+    assert stats.kstest(below, stats.truncnorm(-np.inf, 2, 9, 0.5).cdf).pvalue > 0.001
+    assert set(np.unique(signs)) == {-1, 1}
+    assert abs((signs == 1).mean() - 0.5) < 3.3 * 0.5 / math.sqrt(signs.size)
+    for one, other in ((numbers, magnitudes), (numbers, signs), (signs, magnitudes)):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 3.3 / math.sqrt(2 * count)
+
+
+def test_rand_augment_applies_what_was_drawn():
+    image = photos()[0][:96, :128]
+    mine = over_numbers(lambda i: augment.rand_augment(image, augment.key(0, i)), 40)
+    names = list(operations.OPERATIONS)
+    for number, result in enumerate(mine):
+        draws = augment._rand_augment_draws(augment.key(0, number), 2, 0.5, 9.0, 0.5)
+        expected = image
+        for name, magnitude, sign in zip(*(d.numpy() for d in draws), strict=True):
+            if name < len(names):
+                expected = pillow(names[name], expected, float(magnitude), float(sign))
+        # A difference of one, from an interpolation, may become larger by the next operation.
+        assert np.abs(result.astype(int) - expected).mean() < 0.05
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (60, 200), (200, 60), (64, 64)])
+def test_crop_boxes_are_torchvisions(height, width):
+    count = 3000
+    boxes = over_numbers(lambda i: augment.crop_box(height, width, augment.key(1, i)), count)
+    top, left, heights, widths = boxes.T
+    assert boxes.dtype == np.int32
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] > 0).all()
+    assert (top + heights <= height).all()
+    assert (left + widths <= width).all()
+
+    random = np.random.default_rng(0)
+
+    def by_the_rule():
+        for _ in range(10):
+            area = random.uniform(0.08, 1) * height * width
+            ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if h <= height and w <= width:
+                return random.integers(height - h + 1), random.integers(width - w + 1), h, w
+        h, w = min(height, round(width / (3 / 4))), min(width, round(height * (4 / 3)))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    theirs = np.array([by_the_rule() for _ in range(count)])
+
+    def features(rows):
+        return (
+            rows[:, 2] * rows[:, 3] / (height * width),
+            rows[:, 3] / rows[:, 2],
+            rows[:, 0] / np.maximum(height - rows[:, 2], 1),
+            rows[:, 1] / np.maximum(width - rows[:, 3], 1),
+        )
+
+    for one, other in zip(features(boxes), features(theirs), strict=True):
+        assert stats.ks_2samp(one, other).pvalue > 0.001
+
+
+def test_a_crop_box_falls_back_to_the_centre():
+    box = augment.crop_box(20, 1000, augment.key(0, 0))
+    np.testing.assert_array_equal(box, [0, 486, 20, 27])
+    box = augment.crop_box(1000, 20, augment.key(0, 0), scale=(0.9, 1.0))
+    np.testing.assert_array_equal(box, [486, 0, 27, 20])
+
+
+def test_flip_mirrors_half_of_the_images():
+    image = tf.reshape(tf.range(12), (2, 2, 3))
+    flipped = over_numbers(lambda i: augment.flip(image, augment.key(0, i)), 2000)
+    mirrored = (flipped == image.numpy()[:, ::-1]).all(axis=(1, 2, 3))
+    assert ((flipped == image.numpy()).all(axis=(1, 2, 3)) ^ mirrored).all()
+    assert abs(mirrored.mean() - 0.5) < 3.3 * 0.5 / math.sqrt(2000)
+
+
+def test_erasing():
+    size, count = 64, 2000
+    whole = tf.zeros((size, size, 3))
+    images = over_numbers(lambda i: augment.erase(whole, augment.key(2, i)), count)
+    erased = (images != 0).all(axis=-1)
+    np.testing.assert_array_equal(erased, (images != 0).any(axis=-1))
+    touched = erased.any(axis=(1, 2))
+    assert abs(touched.mean() - 0.25) < 3.3 * math.sqrt(0.25 * 0.75 / count)
+
+    noise = images[erased]
+    assert stats.kstest(noise.ravel()[:20_000].astype(float), stats.norm.cdf).pvalue > 0.001
+    heights = erased[touched].any(axis=2).sum(axis=1)
+    widths = erased[touched].any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(erased[touched].sum(axis=(1, 2)), heights * widths)  # boxes
+
+    random = np.random.default_rng(0)
+
+    def by_the_rule():
+        while True:
+            area = random.uniform(0.02, 1 / 3) * size * size
+            ratio = math.exp(random.uniform(math.log(0.3), -math.log(0.3)))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if h < size and w < size:
+                return h, w, random.integers(size - h + 1)
+
+    theirs = np.array([by_the_rule() for _ in range(2000)])
+    tops = erased[touched].any(axis=2).argmax(axis=1)
+    for mine, other in ((heights, 0), (widths, 1), (tops, 2)):
+        assert stats.ks_2samp(mine, theirs[:, other]).pvalue > 0.001
+
+
+def test_erasing_never_and_always():
+    image = tf.zeros((32, 48, 3))
+    for number in range(5):
+        key = augment.key(0, number)
+        assert not augment.erase(image, key, 0.0).numpy().any()
+        assert augment.erase(image, key, 1.0).numpy().any()
+
+
+# A batch
+
+
+def test_mixup():
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(6, 4, 5, 3)), tf.float32)
+    classes = np.array([0, 3, 3, 1, 2, 0])
+    mixed, labels = augment.mix(
+        images, tf.one_hot(classes, 5), augment.key(0, 1), cutmix=0.0, smoothing=0.1
+    )
+    # timm's `mixup_target`, and lambda from it.
+    targets = np.full((6, 5), 0.1 / 5)
+    targets[np.arange(6), classes] += 0.9
+    keep = (labels[1, 3].numpy() - 0.02) / 0.9  # its partner is of class 2
+    assert 0.001 < keep < 0.999
+    np.testing.assert_allclose(labels, keep * targets + (1 - keep) * targets[::-1], atol=1e-6)
+    np.testing.assert_allclose(mixed, keep * images + (1 - keep) * images[::-1], atol=1e-5)
+    np.testing.assert_allclose(tf.reduce_sum(labels, axis=1), 1, rtol=1e-6)
+
+
+def test_cutmix():
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(4, 20, 30, 3)), tf.float32)
+    boxes = 0
+    for number in range(10):
+        mixed, labels = augment.mix(
+            images, tf.eye(4), augment.key(0, number), mixup=0.0, smoothing=0.1
+        )
+        from_partner = (mixed == images[::-1]).numpy().all(axis=-1)
+        assert (from_partner == from_partner[0]).all()
+        assert ((mixed == images).numpy().all(axis=-1) == ~from_partner).all()
+        rows, columns = from_partner[0].any(axis=1), from_partner[0].any(axis=0)
+        assert from_partner[0].sum() == rows.sum() * columns.sum()
+        boxes += bool(from_partner.any())
+        keep = 1 - from_partner[0].mean()  # lambda is the real box's, wherever it was cut off
+        smooth = np.eye(4) * 0.9 + 0.025
+        np.testing.assert_allclose(labels, keep * smooth + (1 - keep) * smooth[::-1], atol=1e-6)
+    assert boxes >= 7
+
+
+def kept(count, **options):
+    """Lambda of so many batches, and whether a batch was cut (or else blended)."""
+    height, width = 24, 36
+    images = tf.concat([tf.zeros((1, height, width, 1)), tf.ones((1, height, width, 1))], axis=0)
+
+    def one(number):
+        mixed, labels = augment.mix(
+            images, tf.eye(2), augment.key(5, number), smoothing=0.0, **options
+        )
+        return labels[0, 0], tf.reduce_all((mixed == 0) | (mixed == 1))
+
+    return over_numbers(one, count)
+
+
+def test_lambda_of_mixup_is_beta():
+    keep, cut = kept(3000, cutmix=0.0)
+    assert not cut.any()
+    assert stats.kstest(keep.astype(float), stats.beta(0.8, 0.8).cdf).pvalue > 0.001
+
+
+def test_lambda_of_cutmix_is_that_of_the_real_box():
+    keep, cut = kept(3000, mixup=0.0)
+    assert cut.all()
+    random = np.random.default_rng(0)
+
+    def by_the_rule(height=24, width=36):
+        cut = math.sqrt(1 - random.beta(1, 1))
+        sides = []
+        for side in (height, width):
+            half, centre = int(side * cut) // 2, random.integers(side)
+            sides.append(np.clip(centre + half, 0, side) - np.clip(centre - half, 0, side))
+        return 1 - sides[0] * sides[1] / (height * width)
+
+    theirs = np.array([by_the_rule() for _ in range(3000)])
+    assert stats.ks_2samp(keep, theirs).pvalue > 0.001
+
+
+def test_half_of_the_batches_are_cut():
+    _, cut = kept(2000)
+    assert abs(cut.mean() - 0.5) < 3.3 * 0.5 / math.sqrt(2000)
+
+
+def test_mixing_nothing_only_smooths():
+    images = tf.ones((2, 4, 4, 3))
+    for options in ({"mixup": 0.0, "cutmix": 0.0}, {"augmenter": "none"}):
+        same, labels = augment.mix(images, tf.eye(2), augment.key(0, 0), **options)
+        np.testing.assert_array_equal(same, images)
+        np.testing.assert_allclose(labels, [[0.95, 0.05], [0.05, 0.95]], rtol=1e-6)
+
+
+# The whole
+
+
+def transformed(parallel: int, transform, count: int = 12) -> np.ndarray:
+    images = tf.data.Dataset.range(count).map(
+        lambda i: transform(i, tf.constant(photos()[1])), num_parallel_calls=parallel
+    )
+    return np.stack(list(images.as_numpy_iterator()))
+
+
+def test_the_same_key_gives_the_same_image_at_any_parallelism():
+    transform = augment.train_transform(48, seed=7)
+    alone = transformed(1, transform)
+    assert alone.shape == (12, 48, 48, 3)
+    assert alone.dtype == np.float32
+    np.testing.assert_array_equal(alone, transformed(8, transform))
+    assert len({image.tobytes() for image in alone}) == 12
+    assert not np.array_equal(alone, transformed(1, augment.train_transform(48, seed=8)))
+
+
+def test_eager_is_as_in_a_graph_and_an_index_may_be_a_vector():
+    transform = augment.train_transform(40, seed=1)
+    image = photos()[1]
+    in_graph = tf.function(transform)
+    for place in range(6):
+        eager = transform((2, place), image)
+        np.testing.assert_allclose(in_graph(tf.constant([2, place]), image), eager, atol=1e-5)
+    assert not np.array_equal(transform((2, 1), image), transform((1, 2), image))
+
+
+def test_a_pipeline_may_decode_only_the_crop():
+    buffer = io.BytesIO()
+    Image.fromarray(photos()[0]).save(buffer, "jpeg", quality=95, subsampling=0)
+    whole = tf.io.decode_jpeg(buffer.getvalue())
+    for number in range(4):
+        shape = tf.io.extract_jpeg_shape(buffer.getvalue())
+        box = augment.crop_box(shape[0], shape[1], augment.key(1, number))
+        crop = tf.io.decode_and_crop_jpeg(buffer.getvalue(), box)
+        options = {"erase_probability": 1.0, "augmenter": "none"}
+        cropped = augment.train_transform(64, 1, crop=False, **options)(number, crop)
+        np.testing.assert_array_equal(
+            cropped, augment.train_transform(64, 1, **options)(number, whole)
+        )
+
+
+def test_sizes_need_not_be_known_and_floats_are_welcome():
+    transform = augment.train_transform(32, seed=0)
+    signature = [tf.TensorSpec((), tf.int64), tf.TensorSpec((None, None, 3), tf.float32)]
+    in_graph = tf.function(transform, input_signature=signature)
+    assert in_graph.get_concrete_function().output_shapes == (32, 32, 3)
+    for number, image in enumerate(photos()):
+        floats = in_graph(tf.constant(number, tf.int64), tf.constant(image, tf.float32))
+        np.testing.assert_allclose(floats, transform(number, image), atol=1e-5)
+
+
+def test_normalization():
+    transform = augment.train_transform(
+        32, augmenter="none", flip_probability=0.0, erase_probability=0.0
+    )
+    image = np.full((50, 60, 3), (255, 0, 51), np.uint8)
+    expected = (np.array([1, 0, 0.2]) - augment.MEAN) / augment.STD
+    np.testing.assert_allclose(transform(0, image)[3, 4], expected, atol=1e-5)
+
+
+def test_it_runs_when_tensorflow_must_be_deterministic():
+    from tensorflow.python.framework.config import disable_op_determinism
+
+    before = transformed(2, augment.train_transform(32, seed=3), 40)
+    tf.config.experimental.enable_op_determinism()
+    try:
+        after = transformed(2, augment.train_transform(32, seed=3), 40)
+    finally:
+        disable_op_determinism()
+    np.testing.assert_array_equal(before, after)
+
+
+def test_the_example_of_the_docstring_trains_a_model():
+    images = tf.random.stateless_uniform((8, 40, 50, 3), (0, 1), 0, 255)
+    examples = tf.data.Dataset.from_tensor_slices((images, tf.one_hot(tf.range(8), 8)))
+    transform = augment.train_transform(image_size=32, seed=1)
+    batches = examples.repeat().enumerate()
+    batches = batches.map(lambda i, xy: (transform(i, xy[0]), xy[1]), tf.data.AUTOTUNE)
+    batches = batches.batch(4, drop_remainder=True).enumerate()
+    batches = batches.map(lambda i, xy: augment.mix(*xy, augment.key(1, i)), tf.data.AUTOTUNE)
+    model = keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8)])
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    history = model.fit(batches, steps_per_epoch=2, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+# keras-cv
+
+
+def test_keras_cv_behind_the_same_interface():
+    pytest.importorskip("keras_cv")
+    transform = augment.train_transform(32, seed=0, augmenter="keras_cv")
+    images = transformed(1, transform, 4)
+    assert images.shape == (4, 32, 32, 3)
+    assert np.isfinite(images).all()
+
+    def mixed(number):
+        return augment.mix(images, tf.eye(4), augment.key(0, number), augmenter="keras_cv")
+
+    pixels, labels = over_numbers(mixed, 6)
+    assert pixels.shape == (6, 4, 32, 32, 3)
+    np.testing.assert_allclose(labels.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_a_missing_keras_cv_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_cv", None)
+    with pytest.raises(ImportError, match="pip install keras-cv"):
+        augment.train_transform(32, augmenter="keras_cv")
+
+
+def test_an_unknown_augmenter_is_refused():
+    with pytest.raises(ValueError, match="must be one of timm, keras_cv, none. Received 'kerascv'"):
+        augment.train_transform(32, augmenter="kerascv")
+    with pytest.raises(ValueError, match="must be one of"):
+        augment.mix(tf.ones((2, 4, 4, 3)), tf.eye(2), augment.key(0), augmenter="kerascv")
+
+
+# The contact sheet
+
+
+def test_show_batch_draws_the_digits(tmp_path, capsys):
+    output = tmp_path / "new" / "sheet.png"
+    settings = ["--set", "batch_size=6", "--batch", "1"]
+    assert show_batch.main(["--config", "digits", "--output", str(output), *settings]) == 0
+    assert "batch 1 of digits" in capsys.readouterr().out
+    picture = np.asarray(Image.open(output).convert("L"))
+    assert picture.shape[1] > 5 * picture.shape[0]  # one row of six
+    assert picture.std() > 30
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_show_batch_answers_mistakes_in_one_line(tmp_path, capsys):
+    arguments = ["--config", "digit", "--output", str(tmp_path / "a.png")]
+    assert show_batch.main(arguments) == 2
+    assert "Did you mean 'digits'?" in capsys.readouterr().err
+    arguments = ["--config", "digits", "--output", str(tmp_path / "a.png"), "--batch", "999999"]
+    assert show_batch.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "`--batch` must be less than" in error
+    assert error.count("\n") == 1
+
+
+def test_captions_name_the_classes_and_their_shares():
+    names = ("cat", "dog", "owl", "fox")
+    assert show_batch.caption(np.array([0.025, 0.925, 0.025, 0.025]), names) == "dog"
+    mixed = 0.62 * np.array([0.925, 0.025, 0.025, 0.025]) + 0.38 * np.array(
+        [0.025, 0.025, 0.925, 0.025]
+    )
+    assert show_batch.caption(mixed, names) == "cat 62 %\nowl 38 %"
+    assert show_batch.caption(np.array([0.0, 0.0, 1.0, 0.0]), names) == "owl"
+
+
+def test_denormalized_pixels_are_those_before():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    normal = np.stack([augment.normalize(p, augment.MEAN, augment.STD) for p in pixels])
+    shown = show_batch.denormalized(normal, augment.MEAN, augment.STD)
+    np.testing.assert_allclose(shown * 255, pixels, atol=0.01)

@@ -1,0 +1,126 @@
+"""Draws what the model really sees: a contact sheet of a training batch.
+
+    python -m training.show_batch --config digits --output sheet.png [--set key=value ...]
+
+The pictures are the batch's, after all augmentation and mixing, with only the normalization undone.
+Above each are its classes and their shares of the label, before smoothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training import config as configs
+from training import startup
+from training.config import ConfigError
+from training.files import replacing
+
+# TensorFlow and matplotlib take seconds to import: only after the command line is understood.
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status: 0 done, 2 can't be done as asked."""
+    arguments = _parser().parse_args(argv)
+    try:
+        config = configs.load(arguments.config, arguments.set)
+        startup.quiet_tensorflow()
+        from training import data as datasets
+
+        data = datasets.load(config)
+        batches = datasets.training_batches(config, data)
+        images, labels = next(iter(batches.skip(arguments.batch).take(1).as_numpy_iterator()))
+        save(images, labels, data, arguments.output, arguments.images)
+    except ConfigError as error:
+        print(f"training.show_batch: error: {error}", file=sys.stderr)
+        return 2
+    except StopIteration:
+        print(
+            f"training.show_batch: error: `--batch` must be less than the number of the run's "
+            f"batches. Received {arguments.batch}.",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"{arguments.output}: batch {arguments.batch} of {arguments.config}.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    def natural(text: str) -> int:
+        value = int(text)
+        if value < 0:
+            raise ValueError
+        return value
+
+    parser = argparse.ArgumentParser(prog="training.show_batch", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--batch", type=natural, default=0, help="its number in the run, from 0")
+    parser.add_argument("--images", type=natural, default=32, help="at most so many; default 32")
+    return parser
+
+
+def save(images: np.ndarray, labels: np.ndarray, data: Any, path: Path, most: int = 32) -> None:
+    """Draws the first images of a batch into a PNG.
+
+    Args:
+        images: float32 (batch, height, width, channels), normalized; channels 1 or 3.
+        labels: float32 (batch, classes), each summing to 1.
+        data: has `class_names`, and `mean` and `std` of the pixels from 0 to 1 if these are not 0.5.
+        path: of the picture.
+        most: how many images are drawn at most.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    images, labels = images[: max(most, 1)], labels[: max(most, 1)]
+    pixels = denormalized(images, getattr(data, "mean", 0.5), getattr(data, "std", 0.5))
+    columns = min(8, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(1.9 * columns, 2.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.axis("off")
+        if place < len(images):
+            shown = pixels[place]
+            axes.imshow(
+                shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1
+            )
+            axes.set_title(caption(labels[place], data.class_names), fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120, format="png")
+
+
+def denormalized(images: np.ndarray, mean: Any, std: Any) -> np.ndarray:
+    """Pixels from 0 to 1 of normalized images; what noise takes beyond that is cut off."""
+    return np.clip(images * np.asarray(std) + np.asarray(mean), 0, 1)
+
+
+def caption(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """A label's classes, the largest share first: "cat", or "cat 62 %" and "dog 38 %" below it.
+
+    Smoothing, which gives all classes the same share more, is undone.
+    """
+    shares = label - label.min()
+    shares = shares / shares.sum() if shares.sum() > 0 else label
+    largest = [
+        int(place) for place in np.argsort(-shares, kind="stable")[:3] if shares[place] >= 0.005
+    ]
+    names = [class_names[place][:24] for place in largest]
+    if len(largest) == 1:
+        return names[0]
+    return "\n".join(
+        f"{n} {shares[p]:.0%}".replace("%", " %") for n, p in zip(names, largest, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
