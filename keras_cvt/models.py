@@ -150,7 +150,9 @@ CvT.__doc__ = f"""Builds a Convolutional vision Transformer from a list of stage
         include_top: whether the model ends in the classifier.
         weights: None for random ones, or the path of a checkpoint of this configuration: a
             `.weights.h5` or `.keras` file of this library, or safetensors or a torch checkpoint with
-            official or Hugging Face's names.{_ARGUMENTS}
+            official or Hugging Face's names.
+        kernel_initializer: of the blocks' linear maps; None is the official normal distribution of
+            deviation 0.02, "glorot_uniform" the official option `INIT: xavier`.{_ARGUMENTS}
     Source: official `ConvolutionalVisionTransformer`; paper, section 3 and Table 2.
     """
 
