@@ -7,24 +7,20 @@ chance alone passes in 999 of 1,000 cases.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import math
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
+from scipy import stats
 
-pytest.importorskip("sklearn")
-tf = pytest.importorskip("tensorflow")
-keras = pytest.importorskip("keras")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("training/ is for TensorFlow", allow_module_level=True)
-
-from PIL import Image, ImageEnhance, ImageOps  # noqa: E402
-from scipy import stats  # noqa: E402
-
-from training import augment, operations, show_batch  # noqa: E402
+from training import augment, operations, show_batch
 
 FILL = (124, 116, 104)  # round(255 * mean)
 MAGNITUDES = (0.0, 2.0, 5.0, 8.3, 9.0, 9.6, 10.0)
@@ -33,15 +29,12 @@ INTERPOLATING = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 
 @functools.cache
 def photos() -> list[np.ndarray]:
-    """scikit-learn's two photos and two of foolbox's, if it is there; uint8, of different sizes."""
+    """scikit-learn's two photos and two of foolbox's; uint8, of different sizes."""
     from sklearn.datasets import load_sample_image
 
     images = [load_sample_image("china.jpg"), load_sample_image("flower.jpg")[::2, ::2]]
-    try:
-        import foolbox
-    except ImportError:
-        return images
-    folder = Path(foolbox.__file__).parent / "data"
+    (package,) = importlib.util.find_spec("foolbox").submodule_search_locations
+    folder = Path(package) / "data"
     found = sorted(folder.glob("imagenet_*.jpg"))[:2]
     return images + [np.asarray(Image.open(path).convert("RGB"))[::2, ::2] for path in found]
 
@@ -485,7 +478,6 @@ def test_the_example_of_the_docstring_trains_a_model():
 
 
 def test_keras_cv_behind_the_same_interface():
-    pytest.importorskip("keras_cv")
     transform = augment.train_transform(32, seed=0, augmenter="keras_cv")
     images = transformed(1, transform, 4)
     assert images.shape == (4, 32, 32, 3)

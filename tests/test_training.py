@@ -12,19 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-pytest.importorskip("sklearn")
-tf = pytest.importorskip("tensorflow")
-keras = pytest.importorskip("keras")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("training/ is for TensorFlow", allow_module_level=True)
-
-from training import config as configs  # noqa: E402
-from training import data, demo, optim, startup, train  # noqa: E402
-from training.config import Config, ConfigError  # noqa: E402
-from training.files import replacing, write_text  # noqa: E402
+from training import config as configs
+from training import data, demo, optim, startup, train
+from training.config import Config, ConfigError
+from training.files import replacing, write_text
 
 CHECKOUT = Path(__file__).parent.parent
 
