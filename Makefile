@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format venv test-backends test-jax test-torch clean
+.PHONY: demo test test-slow lint format venv test-backends test-jax test-torch clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -13,6 +13,10 @@ test: .venv/made
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# What takes minutes: several processes that are killed, and whole runs.
+test-slow: .venv/made
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/made
 	$(BIN)/ruff format --check .
@@ -34,12 +38,12 @@ test-jax: .venv-jax/made
 
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
-		tests/test_training_step.py tests/test_checkpoints.py
+		tests/test_training_step.py tests/test_checkpoints.py tests/test_deploy.py
 
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) -e ".[train,test]"
+	$(BIN)/python $(PIP_INSTALL) -e ".[train,test,test-export]"
 	touch $@
 
 .venv-jax/made: setup.py constraints.txt

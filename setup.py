@@ -9,6 +9,16 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
+EXPORT = [
+    "tensorflow>=2.21,<2.22",
+    "ai-edge-litert>=2.3,<3",
+    "flatbuffers>=25,<26",
+    "tf2onnx>=1.17,<1.18",
+    "onnx>=1.23,<2",
+    "onnxruntime>=1.31,<2",
+    "openvino>=2026.4,<2027",
+]
+
 # What each extra is for:
 EXTRAS = {
     # a backend; keras also runs on jax or torch, which bring their own installation advice
@@ -22,17 +32,20 @@ EXTRAS = {
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
     ],
-    # keras' own export to a SavedModel
-    "export": ["tensorflow>=2.21,<2.22"],
+    # keras-cvt export: the converters, and the runtimes in which each file is proven
+    "export": EXPORT,
     # what a notebook server does not bring: the backend, and plots
     "notebooks": ["tensorflow>=2.21,<2.22", "matplotlib>=3.9"],
     "test": [
         "pytest>=8",
+        "pytest-xdist>=3.6",  # on as many cores as there are: TensorFlow's tracing uses one
         "hypothesis>=6.100",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1.5",  # two real photos
         "foolbox>=3.3.4,<3.4",  # twenty more, with ImageNet labels
     ],
+    # beside "test", where the backend is TensorFlow: all runtimes, and TensorFlow Serving's messages
+    "test-export": [*EXPORT, "tensorflow-serving-api>=2.21,<2.22"],
 }
 
 setup(
@@ -44,7 +57,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",  # as Keras 3.15
     packages=find_packages(include=["keras_cvt", "keras_cvt.*"]),
-    package_data={"keras_cvt": ["py.typed", "imagenet_labels.txt"]},
+    package_data={
+        "keras_cvt": ["py.typed", "imagenet_labels.txt"],
+        "keras_cvt.export": ["astronaut.jpg"],
+    },
     install_requires=[
         "keras>=3.15,<3.16",
         "numpy>=1.26",

@@ -3,6 +3,7 @@
 from keras_cvt import checkpoints, imagenet, weights
 from keras_cvt.complexity import complexity
 from keras_cvt.config import StageConfig, stages_from_spec
+from keras_cvt.deploy import deploy
 from keras_cvt.imagenet import decode_predictions, load_image, preprocess_input
 from keras_cvt.layers import (
     MLP,
@@ -42,6 +43,7 @@ __all__ = [
     "checkpoints",
     "complexity",
     "decode_predictions",
+    "deploy",
     "feature_pyramid",
     "imagenet",
     "load_image",

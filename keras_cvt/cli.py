@@ -8,11 +8,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 from tqdm import tqdm
 
 import keras_cvt
-from keras_cvt import models, weights
+from keras_cvt import export, models, weights
 from keras_cvt.complexity import Row, complexity
 from keras_cvt.config import VARIANTS, stages_from_spec, unknown_choice
 from keras_cvt.convert import KEYS, beside, check_folder, convert
@@ -86,6 +88,76 @@ def main(argv: Sequence[str] | None = None) -> int:
     output.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
+    exporting = commands.add_parser(
+        "export",
+        help="a model for another runtime",
+        description="Writes a classifier as a SavedModel for TensorFlow Serving, or for LiteRT, ONNX "
+        "or OpenVINO, and proves in that runtime that it answers as Keras does.",
+    )
+    exporting.add_argument(
+        "--model", required=True, help="cvt13, cvt21 or cvtw24; or a .keras file with its weights"
+    )
+    exporting.add_argument(
+        "--weights", help="a published name or a file (default: imagenet; none for a .keras file)"
+    )
+    exporting.add_argument("--format", required=True, help=", ".join(export.FORMATS))
+    exporting.add_argument(
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="a file; for a SavedModel the folder of its versions",
+    )
+    exporting.add_argument(
+        "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
+    )
+    exporting.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="SIZE",
+        help="in pixels: 384, or HEIGHTxWIDTH (default: the model's or the weights', else 224)",
+    )
+    exporting.add_argument(
+        "--any-size", action="store_true", help="take images of other heights and widths, too"
+    )
+    exporting.add_argument(
+        "--crop",
+        type=_crop,
+        default=argparse.SUPPRESS,
+        metavar="SHARE",
+        help="the share of a picture's side that is seen, or none: the whole picture is squeezed "
+        "(default: the weights', else as the official evaluation)",
+    )
+    for name, what in (("mean", "means"), ("std", "standard deviations")):
+        exporting.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="X",
+            help=f"the channels' {what}, of pixels divided by 255 (default: ImageNet's)",
+        )
+    exporting.add_argument(
+        "--version", type=int, metavar="N", help="of a SavedModel (default: the next free one)"
+    )
+    exporting.add_argument(
+        "--quantize",
+        default="none",
+        help=f"of a LiteRT file: {', '.join(export.QUANTIZATIONS)} (default: none)",
+    )
+    exporting.add_argument(
+        "--calibration", metavar="FOLDER", help="some hundred typical images, for int8"
+    )
+    exporting.add_argument(
+        "--batch-size", type=int, metavar="N", help="of a LiteRT file (default: 1)"
+    )
+    exporting.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="the largest difference from Keras' probabilities, as a share of the largest of them "
+        f"(default: {', '.join(f'{name} {x:g}' for name, x in export.QUANTIZATIONS.items())})",
+    )
+    exporting.set_defaults(run=_export)
+
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -101,6 +173,13 @@ def _image_size(text: str) -> tuple[int, int]:
             f"{text!r} is neither SIZE nor HEIGHTxWIDTH, as in 384x512"
         )
     return int(parts[0]), int(parts[-1])
+
+
+def _crop(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
 
 def _variant(name: str) -> str:
@@ -134,23 +213,13 @@ def _predict(arguments: argparse.Namespace) -> int:
         check_folder(Path(arguments.csv))
     variant = _variant(arguments.model)
     source = weights.find(arguments.weights, variant)
-    labels = None
-    if arguments.labels:
-        lines = Path(arguments.labels).read_text(encoding="utf-8").rstrip().splitlines()
-        labels = [(str(i), line.strip()) for i, line in enumerate(lines)]
+    labels = _labels(arguments)
     classes = 1000 if labels is None else len(labels)
     if arguments.top > classes:
         raise ValueError(f"--top {arguments.top}: there are {classes} classes")
-    image_size, crop = 224, "official"
-    if isinstance(source, weights.Published):
-        image_size, crop = source.image_size, source.crop
-    if arguments.image_size is not None:
-        image_size, crop = arguments.image_size, "official"
-    source = weights.open_weights(source)
-    source.check_classes(classes)
-    model = getattr(models, variant)(
-        weights=source, classes=classes, input_shape=(image_size, image_size, 3)
-    )
+    image_size, crop = _size_and_crop(arguments, source)
+    model = _trained(variant, source, classes, (image_size, image_size))
+    named = None if labels is None else [(str(i), label) for i, label in enumerate(labels)]
     sources = find_images(arguments.images)
     results: list[Prediction] = []
     status = 0
@@ -158,7 +227,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     with tqdm(total=len(sources), unit="image", disable=None) as bar:
         try:
             for result in predict_files(
-                model, sources, image_size, crop, arguments.top, arguments.batch_size, labels
+                model, sources, image_size, crop, arguments.top, arguments.batch_size, named
             ):
                 results.append(result)
                 bar.update()
@@ -184,6 +253,68 @@ def _predict(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return status or (1 if broken else 0)
+
+
+def _labels(arguments: argparse.Namespace) -> list[str] | None:
+    if arguments.labels is None:
+        return None
+    lines = Path(arguments.labels).read_text(encoding="utf-8").rstrip().splitlines()
+    return [line.strip() for line in lines]
+
+
+def _size_and_crop(arguments: argparse.Namespace, source: Any) -> tuple[Any, Any]:
+    """The image size that was asked for, else the weights', and the crop that belongs to it."""
+    if arguments.image_size is not None:
+        return arguments.image_size, "official"
+    if isinstance(source, weights.Published):
+        return source.image_size, source.crop
+    return 224, "official"
+
+
+def _trained(variant: str, source: Any, classes: int, size: tuple[int, int]) -> keras.Model:
+    """A variant with all its weights, the classifier's included."""
+    source = weights.open_weights(source)
+    source.check_classes(classes)
+    return getattr(models, variant)(weights=source, classes=classes, input_shape=(*size, 3))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    options = {
+        name: getattr(arguments, name)
+        for name in ("version", "quantize", "calibration", "batch_size", "tolerance")
+    }
+    # What can be known before the model is there: it may be a download of a gigabyte.
+    export.check(arguments.format, arguments.output, **options)
+    labels = _labels(arguments)
+    if arguments.model.endswith(".keras"):
+        if arguments.weights is not None:
+            raise ValueError(f"{arguments.model} has its own weights: leave out --weights.")
+        model = keras.saving.load_model(arguments.model, compile=False)
+        image_size, crop = arguments.image_size, "official"
+    else:
+        variant = _variant(arguments.model)
+        source = weights.find(arguments.weights or "imagenet", variant)
+        image_size, crop = _size_and_crop(arguments, source)
+        if isinstance(image_size, int):
+            image_size = (image_size, image_size)
+        model = _trained(variant, source, 1000 if labels is None else len(labels), image_size)
+    exported = export.export(
+        model,
+        arguments.format,
+        arguments.output,
+        labels=labels,
+        image_size=image_size,
+        crop=getattr(arguments, "crop", crop),
+        mean=arguments.mean,
+        std=arguments.std,
+        any_size=arguments.any_size,
+        **options,
+    )
+    print(
+        f"wrote {exported.path} ({exported.bytes / 1e6:.1f} MB); its probabilities of a real picture "
+        f"differ from Keras' by {exported.difference:.1e} of the largest"
+    )
+    return 0
 
 
 def _as_json(result: Prediction) -> dict:

@@ -148,12 +148,7 @@ def load_image(
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise ImportError("load_image needs Pillow: pip install pillow") from error
-    size = _height_and_width(image_size)
-    if isinstance(crop, str) and crop == "official":
-        crop = 0.875 if min(size) < 384 else None
-    if crop is not None and not (isinstance(crop, numbers.Real) and 0 < crop <= 1):
-        raise ValueError(f"crop must be in (0, 1], None or 'official'. Received: crop={crop!r}")
-
+    size, crop = size_and_crop(image_size, crop)
     if isinstance(source, np.ndarray):
         name = f"array of shape {source.shape} and dtype {source.dtype}"
     elif isinstance(source, Image.Image):
@@ -237,7 +232,12 @@ def _classes() -> tuple[tuple[str, str], ...]:
     return tuple((synset, name) for synset, name in pairs)
 
 
-def _height_and_width(image_size: Any) -> tuple[int, int]:
+def size_and_crop(image_size: Any, crop: Any) -> tuple[tuple[int, int], float | None]:
+    """What the `image_size` and `crop` of `load_image` mean: (height, width), and no "official".
+
+    Raises:
+        ValueError: for anything else than `load_image` takes.
+    """
     try:
         if isinstance(image_size, (tuple, list)):
             height, width = map(operator.index, image_size)
@@ -250,7 +250,11 @@ def _height_and_width(image_size: Any) -> tuple[int, int]:
             "image_size must be a positive integer or a pair (height, width) of them. "
             f"Received: image_size={image_size!r}"
         )
-    return height, width
+    if isinstance(crop, str) and crop == "official":
+        crop = 0.875 if min(height, width) < 384 else None
+    if crop is not None and not (isinstance(crop, numbers.Real) and 0 < crop <= 1):
+        raise ValueError(f"crop must be in (0, 1], None or 'official'. Received: crop={crop!r}")
+    return (height, width), crop
 
 
 def _read(source: Any, timeout: float, max_bytes: int) -> tuple[str, bytes]:

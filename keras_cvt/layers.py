@@ -127,6 +127,33 @@ def _flatten_map(x: Any) -> Any:
     return ops.reshape(x, (-1, height * width, channels))
 
 
+def _with_quantization(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a layer that makes its own sublayers, which all take its dtype policy: with the
+    policies of those that `quantize` has changed, so that a saved model is made anew as it was."""
+    quantized = {
+        sublayer.path: sublayer.dtype_policy
+        for sublayer in layer._flatten_layers(include_self=False)
+        if sublayer.quantization_mode is not None
+    }
+    if not quantized:
+        return config
+    policies = keras.dtype_policies.DTypePolicyMap(
+        _policy_of(layer, layer.path), policy_map=quantized
+    )
+    return {**config, "dtype": keras.dtype_policies.serialize(policies)}
+
+
+def _policy_of(layer: keras.Layer, path: str) -> keras.DTypePolicy:
+    policy = layer.dtype_policy
+    return policy[path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
+
+
+def _build_dense(layer: keras.Layer, dense: keras.layers.Dense, shape: Shape) -> None:
+    # A Dense looks itself up in a map of policies when it is built, but not when it is saved.
+    dense.dtype_policy = _policy_of(layer, f"{layer.path}/{dense.name}")
+    dense.build(shape)
+
+
 class _ExplicitShapes(keras.layers.Layer):
     """A layer that says what it returns through `compute_output_shape` even where that depends on a
     call argument that is no tensor, which Keras' own `compute_output_spec` leaves out."""
@@ -366,6 +393,7 @@ class ConvProjection(keras.layers.Layer):
 
     Args:
         kernel_size, strides, padding: as in `ConvEmbedding`.
+        deployed: whether the convolution has a bias and does BatchNorm's work as well.
 
     Call arguments:
         x: (batch, height, width, channels).
@@ -376,8 +404,16 @@ class ConvProjection(keras.layers.Layer):
     Source: paper, section 3.2.1; official `Attention._build_projection` with method "dw_bn".
     """
 
-    def __init__(self, kernel_size: int = 3, strides: int = 1, padding: int = 1, **kwargs):
+    def __init__(
+        self,
+        kernel_size: int = 3,
+        strides: int = 1,
+        padding: int = 1,
+        deployed: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.deployed = deployed
         self.kernel_size = check_int("kernel_size", kernel_size, 1)
         self.strides = check_int("strides", strides, 1)
         self.padding = check_int("padding", padding, 0)
@@ -387,28 +423,32 @@ class ConvProjection(keras.layers.Layer):
             kernel_size,
             strides=strides,
             padding="same" if self._same else "valid",
-            use_bias=False,
+            use_bias=deployed,
             depthwise_initializer=torch_uniform(kernel_size**2),
             data_format="channels_last",
             dtype=self.dtype_policy,
             name="conv",
         )
-        self.bn = keras.layers.BatchNormalization(
-            momentum=BATCH_NORM_MOMENTUM,
-            epsilon=BATCH_NORM_EPSILON,
-            dtype=self.dtype_policy,
-            name="bn",
-        )
+        self.bn = None
+        if not deployed:
+            self.bn = keras.layers.BatchNormalization(
+                momentum=BATCH_NORM_MOMENTUM,
+                epsilon=BATCH_NORM_EPSILON,
+                dtype=self.dtype_policy,
+                name="bn",
+            )
 
     def build(self, x_shape):
         _check_map(self, x_shape)
         self.conv.build(x_shape if self._same else _padded_shape(x_shape, self.padding))
-        self.bn.build(self.compute_output_shape(x_shape))
+        if self.bn is not None:
+            self.bn.build(self.compute_output_shape(x_shape))
 
     def call(self, x, training=None):
         if not self._same:
             x = _pad(x, self.padding)
-        return self.bn(self.conv(x), training=training)
+        x = self.conv(x)
+        return x if self.bn is None else self.bn(x, training=training)
 
     def compute_output_shape(self, x_shape):
         height, width = (
@@ -423,6 +463,7 @@ class ConvProjection(keras.layers.Layer):
             "kernel_size": self.kernel_size,
             "strides": self.strides,
             "padding": self.padding,
+            "deployed": self.deployed,
         }
 
 
@@ -447,6 +488,7 @@ class ConvProjectionAttention(_ExplicitShapes):
         dropout: dropout rate of the result.
         kernel_initializer: of the linear maps; None is the official normal distribution of deviation
             0.02, "glorot_uniform" the official option `INIT: xavier`.
+        deployed: whether the weights do the work of BatchNorm and of the scores' scale as well.
 
     Call arguments:
         x: map (batch, height, width, channels), of any size.
@@ -479,6 +521,7 @@ class ConvProjectionAttention(_ExplicitShapes):
         attention_dropout: float = 0.0,
         dropout: float = 0.0,
         kernel_initializer: Any = None,
+        deployed: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -498,8 +541,9 @@ class ConvProjectionAttention(_ExplicitShapes):
         self.attention_dropout = check_rate("attention_dropout", attention_dropout)
         self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = _serialized(kernel_initializer)
+        self.deployed = deployed
         if projection == "dw_bn":
-            args = {"kernel_size": kernel_size, "dtype": self.dtype_policy}
+            args = {"kernel_size": kernel_size, "deployed": deployed, "dtype": self.dtype_policy}
             args_q = {**args, "strides": strides_q, "padding": padding_q}
             args_kv = {**args, "strides": strides_kv, "padding": padding_kv}
             self.conv_proj_q = ConvProjection(**args_q, name="conv_proj_q")
@@ -510,7 +554,7 @@ class ConvProjectionAttention(_ExplicitShapes):
         self.proj_q, self.proj_k, self.proj_v, self.proj = (
             keras.layers.Dense(
                 embed_dim,
-                use_bias=use_bias or name == "proj",
+                use_bias=use_bias or deployed or name == "proj",
                 kernel_initializer=_fresh(self.kernel_initializer),
                 dtype=self.dtype_policy,
                 name=name,
@@ -528,7 +572,7 @@ class ConvProjectionAttention(_ExplicitShapes):
             if conv is not None:
                 conv.build(x_shape)
         for dense in (self.proj_q, self.proj_k, self.proj_v, self.proj):
-            dense.build((None, None, self.embed_dim))
+            _build_dense(self, dense, (None, None, self.embed_dim))
 
     def call(self, x, class_token=None, class_token_only=False, training=None):
         if class_token_only and class_token is None:
@@ -544,7 +588,8 @@ class ConvProjectionAttention(_ExplicitShapes):
         v = self._join(self._convolve(self.conv_proj_v, x, training), class_token)
 
         # Scaling the queries, not the scores, touches fewer numbers and can't overflow float16.
-        q = self._split_heads(self.proj_q(q) * self.embed_dim**-0.5)
+        q = self.proj_q(q)
+        q = self._split_heads(q if self.deployed else q * self.embed_dim**-0.5)
         scores = ops.matmul(q, ops.transpose(self._split_heads(self.proj_k(k)), (0, 1, 3, 2)))
         weights = ops.softmax(ops.cast(scores, at_least_float32(self.compute_dtype)))
         weights = self.attn_drop(ops.cast(weights, self.compute_dtype), training=training)
@@ -589,7 +634,7 @@ class ConvProjectionAttention(_ExplicitShapes):
 
     def get_config(self):
         return {
-            **super().get_config(),
+            **_with_quantization(self, super().get_config()),
             "embed_dim": self.embed_dim,
             "num_heads": self.num_heads,
             "projection": self.projection,
@@ -602,6 +647,7 @@ class ConvProjectionAttention(_ExplicitShapes):
             "attention_dropout": self.attention_dropout,
             "dropout": self.dropout,
             "kernel_initializer": self.kernel_initializer,
+            "deployed": self.deployed,
         }
 
 
@@ -649,8 +695,8 @@ class MLP(keras.layers.Layer):
             )
             for name, units in (("fc1", self.hidden_dim), ("fc2", x_shape[-1]))
         )
-        self.fc1.build(x_shape)
-        self.fc2.build((*x_shape[:-1], self.hidden_dim))
+        _build_dense(self, self.fc1, x_shape)
+        _build_dense(self, self.fc2, (*x_shape[:-1], self.hidden_dim))
 
     def call(self, x, training=None):
         x = self.drop(self.activation(self.fc1(x)), training=training)
@@ -661,7 +707,7 @@ class MLP(keras.layers.Layer):
 
     def get_config(self):
         return {
-            **super().get_config(),
+            **_with_quantization(self, super().get_config()),
             "hidden_dim": self.hidden_dim,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
@@ -687,6 +733,8 @@ class CvTBlock(_ExplicitShapes):
         dropout: dropout rate of the attention's result and in the MLP.
         drop_path: probability, in [0, 1), of dropping each half for a sample in training.
         activation: of the MLP; as in `MLP`.
+        deployed: whether weights do the work of their neighbours as well, as `keras_cvt.deploy` makes
+            them: for inference only.
 
     Call arguments:
         x: map (batch, height, width, embed_dim), of any size.
@@ -717,6 +765,7 @@ class CvTBlock(_ExplicitShapes):
         drop_path: float = 0.0,
         activation: Any = "quick_gelu",
         kernel_initializer: Any = None,
+        deployed: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -727,9 +776,18 @@ class CvTBlock(_ExplicitShapes):
                 f"kernel_size={kernel_size}, strides_q={strides_q}, padding_q={padding_q}."
             )
         self.mlp_ratio = mlp_ratio
+        self.activation = get_activation(activation)
+        self.deployed = deployed
         policy = self.dtype_policy
+        # Scale and offset go into the linear maps that follow. Convolutions can't take the offset:
+        # it is not what they pad with.
+        norm1_affine = not deployed or projection == "dw_bn"
         self.norm1 = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=policy, name="norm1"
+            epsilon=LAYER_NORM_EPSILON,
+            center=norm1_affine,
+            scale=norm1_affine,
+            dtype=policy,
+            name="norm1",
         )
         self.attn = ConvProjectionAttention(
             embed_dim,
@@ -744,21 +802,31 @@ class CvTBlock(_ExplicitShapes):
             attention_dropout=attention_dropout,
             dropout=dropout,
             kernel_initializer=kernel_initializer,
+            deployed=deployed,
             dtype=policy,
             name="attn",
         )
         self.drop_path = DropPath(drop_path, dtype=policy, name="drop_path")
         self.norm2 = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=policy, name="norm2"
+            epsilon=LAYER_NORM_EPSILON,
+            center=not deployed,
+            scale=not deployed,
+            dtype=policy,
+            name="norm2",
         )
         self.mlp = MLP(
             int(embed_dim * mlp_ratio),
-            activation=activation,
+            # QuickGELU's factor of 1.702 goes into the weights.
+            activation=ops.silu if self.folds_activation else self.activation,
             dropout=dropout,
             kernel_initializer=kernel_initializer,
             dtype=policy,
             name="mlp",
         )
+
+    @property
+    def folds_activation(self) -> bool:
+        return self.deployed and self.activation is quick_gelu
 
     def build(self, x_shape, class_token_shape=None):
         self.norm1.build(x_shape)
@@ -797,9 +865,9 @@ class CvTBlock(_ExplicitShapes):
         for key in ("name", "trainable", "dtype"):
             del attention[key]
         return {
-            **super().get_config(),
+            **_with_quantization(self, super().get_config()),
             **attention,
             "mlp_ratio": self.mlp_ratio,
             "drop_path": self.drop_path.rate,
-            "activation": keras.activations.serialize(self.mlp.activation),
+            "activation": keras.activations.serialize(self.activation),
         }

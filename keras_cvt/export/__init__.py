@@ -1,0 +1,268 @@
+"""One trained classifier, every runtime: SavedModel, LiteRT, ONNX and OpenVINO.
+
+    export.to_saved_model(model, "models/cvt13")   # for TensorFlow Serving
+    export.to_litert(model, "cvt13.tflite", quantize="int8", calibration="photos/")   # for phones
+    export.to_onnx(model, "cvt13.onnx")
+    export.to_openvino(model, "cvt13.xml")         # for Intel's processors
+
+Each file is run by its own runtime on a real picture, and removed if it says something else than Keras.
+The runtimes are `pip install "keras_cvt[export]"`. The models must run on Keras' TensorFlow backend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_cvt.config import unknown_choice
+from keras_cvt.convert import check_folder
+from keras_cvt.export import common
+from keras_cvt.export.common import ExportError
+from keras_cvt.predict import find_images
+
+__all__ = [
+    "FORMATS",
+    "QUANTIZATIONS",
+    "ExportError",
+    "Exported",
+    "check",
+    "export",
+    "to_litert",
+    "to_onnx",
+    "to_openvino",
+    "to_saved_model",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format that can be written.
+
+    Attributes:
+        room: the module that writes it, imported when it is needed: its packages are large.
+        packages: the modules that must be there to write and to run it.
+        suffix: of its files; "" for a folder.
+    """
+
+    room: str
+    packages: tuple[str, ...]
+    suffix: str
+
+
+FORMATS = {
+    "savedmodel": Format("saved_model", ("tensorflow",), ""),
+    "litert": Format("litert", ("tensorflow", "ai_edge_litert", "flatbuffers"), ".tflite"),
+    "onnx": Format("onnx", ("tensorflow", "tf2onnx", "onnx", "onnxruntime"), ".onnx"),
+    "openvino": Format("openvino", ("tensorflow", "openvino"), ".xml"),
+}
+
+# The largest difference from Keras that is borne by default, as a share of the largest probability.
+# Rounding alone makes less than a tenth of each (README's table). A model is usable or not by its
+# accuracy on images of its own kind, which nobody but its owner can measure: this finds broken files.
+QUANTIZATIONS = {"none": 1e-4, "float16": 0.02, "dynamic": 0.3, "int8": 0.5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file, or the folder of the version.
+        bytes: its size, with all that belongs to it.
+        difference: the largest difference from Keras' probabilities on the real picture, as a share
+            of the largest of them.
+    """
+
+    path: Path
+    bytes: int
+    difference: float
+
+
+def check(
+    format: str,
+    path: str | os.PathLike,
+    *,
+    version: int | None = None,
+    quantize: str = "none",
+    calibration: str | os.PathLike | None = None,
+    batch_size: int | None = None,
+    tolerance: float | None = None,
+) -> Path:
+    """Refuses what can't be exported, whatever the model: before it is even loaded.
+
+    Args: as in `export`.
+
+    Returns:
+        The path to be written: for a SavedModel that of the version.
+
+    Raises:
+        ExportError: for an unknown format, packages that are missing, options of another format, an
+            output that exists.
+        FileNotFoundError: if the output's or the calibration folder is not there.
+    """
+    if format not in FORMATS:
+        raise ExportError(unknown_choice("format", format, tuple(FORMATS)))
+    kind = FORMATS[format]
+    missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"format {format!r} needs {', '.join(missing)}, which is not installed: "
+            "pip install 'keras_cvt[export]'"
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"Export needs Keras on TensorFlow, here it is on {keras.backend.backend()}: set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    if quantize not in QUANTIZATIONS:
+        raise ExportError(unknown_choice("quantize", quantize, tuple(QUANTIZATIONS)))
+    for name, given, owner in (
+        ("version", version is not None, "savedmodel"),
+        ("quantize", quantize != "none", "litert"),
+        ("batch_size", batch_size is not None, "litert"),
+    ):
+        if given and format != owner:
+            raise ExportError(f"`{name}` is for the format {owner!r}, not for {format!r}.")
+    if (quantize == "int8") != (calibration is not None):
+        raise ExportError(
+            "`calibration`, a folder of some hundred typical images, goes with quantize='int8', which "
+            "needs it, and with nothing else."
+        )
+    if calibration is not None:
+        calibration_images(calibration)
+    if batch_size is not None and batch_size < 1:
+        raise ExportError(f"`batch_size` must be at least 1. Received {batch_size}.")
+    if tolerance is not None and not tolerance > 0:
+        raise ExportError(f"`tolerance` must be above 0. Received {tolerance}.")
+
+    path = Path(path)
+    check_folder(path)
+    if format == "savedmodel":
+        number = common.next_version(path) if version is None else version
+        if number < 1:
+            raise ExportError(f"`version` must be at least 1. Received {number}.")
+        path = path / str(number)
+    elif path.suffix != kind.suffix:
+        raise ExportError(f"A file of the format {format!r} ends in {kind.suffix}: not {path}.")
+    companions = [path.with_suffix(".bin")] if format == "openvino" else []
+    for file in [path, *companions]:
+        if file.exists():
+            raise ExportError(f"{file} exists and is kept: remove it, or give another path.")
+    return path
+
+
+def calibration_images(folder: str | os.PathLike) -> list[str]:
+    """The images below a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ExportError: if no image is in it.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} with images to calibrate by.")
+    found = find_images([folder])
+    if found == [os.fspath(folder)]:
+        raise ExportError(f"There is no image in {folder} to calibrate by.")
+    return found
+
+
+def export(
+    model: keras.Model,
+    format: str,
+    path: str | os.PathLike,
+    *,
+    labels: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    crop: float | str | None = "official",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    any_size: bool = False,
+    version: int | None = None,
+    quantize: str = "none",
+    calibration: str | os.PathLike | None = None,
+    batch_size: int | None = None,
+    tolerance: float | None = None,
+) -> Exported:
+    """Writes a classifier for another runtime, and proves there that it answers as Keras does.
+
+    Its input are images, float32 (batch, height, width, channels), preprocessed as in training; its
+    output probabilities (batch, classes). A SavedModel has more, see `keras_cvt.export.saved_model`.
+
+    Args:
+        model: with the classifier, made by `CvT13`, `CvT21`, `CvTW24` or `CvT`; grey or RGB. If it
+            ends in logits, a softmax is added.
+        format: one of `FORMATS`.
+        path: the file, ending in the format's suffix; for a SavedModel the folder of all versions.
+        labels: the classes' names; None for those of ImageNet.
+        image_size: pixels, one number for a square or (height, width). None: the model's, or 224 if
+            it takes any.
+        crop: how pictures come to that size, as in `load_image`.
+        mean, std: of each channel, of pixels divided by 255; None for ImageNet's.
+        any_size: whether the file takes images of any height and width.
+        version: of a SavedModel; None for the next one.
+        quantize: of a LiteRT file: "none"; "float16" or "dynamic" (int8) weights; "int8" weights and
+            activations where they bear it.
+        calibration: folder of typical images, for "int8".
+        batch_size: of a LiteRT file, 1 by default; other formats take any number of images.
+        tolerance: the largest difference from Keras' probabilities, as a share of the largest of
+            them; None for that of `QUANTIZATIONS`.
+
+    Raises:
+        ExportError: (a ValueError) for what `check` refuses, a model that does not fit the options, or
+            a file that answers otherwise, which is removed.
+        OSError: if files can't be read or written.
+    """
+    path = check(
+        format,
+        path,
+        version=version,
+        quantize=quantize,
+        calibration=calibration,
+        batch_size=batch_size,
+        tolerance=tolerance,
+    )
+    if format == "litert":
+        batch_size = batch_size or 1
+    classifier = common.classifier(
+        model, labels, image_size, crop, mean, std, batch_size=batch_size, any_size=any_size
+    )
+    tolerance = QUANTIZATIONS[quantize] if tolerance is None else tolerance
+    room: Any = importlib.import_module(f"{__name__}.{FORMATS[format].room}")
+    with common.complete_or_nothing(path) as temporary:
+        if format == "litert":
+            images = calibration_images(calibration) if quantize == "int8" else []
+            room.write(classifier, temporary, quantize, images)
+        else:
+            room.write(classifier, temporary)
+        found = common.prove(classifier, room.load(temporary), tolerance)
+        if format == "savedmodel":
+            room.prove_pictures(classifier, temporary)
+        size = sum(map(common.size_of, temporary.parent.iterdir()))
+    return Exported(path, size, found)
+
+
+def to_saved_model(model: keras.Model, path: str | os.PathLike, **options: Any) -> Exported:
+    """A SavedModel in the folder `path`, as the next version. Options: as in `export`."""
+    return export(model, "savedmodel", path, **options)
+
+
+def to_litert(model: keras.Model, path: str | os.PathLike, **options: Any) -> Exported:
+    """A `.tflite` file for phones. Options: as in `export`."""
+    return export(model, "litert", path, **options)
+
+
+def to_onnx(model: keras.Model, path: str | os.PathLike, **options: Any) -> Exported:
+    """An `.onnx` file. Options: as in `export`."""
+    return export(model, "onnx", path, **options)
+
+
+def to_openvino(model: keras.Model, path: str | os.PathLike, **options: Any) -> Exported:
+    """An `.xml` file and, beside it, a `.bin` file for OpenVINO. Options: as in `export`."""
+    return export(model, "openvino", path, **options)

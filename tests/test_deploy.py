@@ -1,0 +1,274 @@
+"""Deployed models compute what the trained ones compute (keras_cvt/deploy.py)."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import reference_models
+from backend import BACKEND
+
+import keras_cvt
+from keras_cvt import StageConfig
+
+TOLERANCE = 1e-4
+TINY = (
+    StageConfig(8, 1, 1, patch_size=7, patch_stride=4, patch_padding=2),
+    StageConfig(12, 2, 3, drop_rate=0.1, attention_drop_rate=0.1),
+    StageConfig(16, 2, 2, class_token=True, drop_path_rate=0.3, drop_rate=0.1),
+)
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+
+
+def images(height, width, channels=3):
+    return np.random.default_rng(0).normal(size=(2, height, width, channels)).astype("float32")
+
+
+def trained(stages=TINY, **options):
+    """A model with weights that no layer has at its beginning."""
+    options = {"classes": 5, "classifier_activation": None, **options}
+    options.setdefault("input_shape", (None, None, 3))
+    keras.utils.set_random_seed(0)
+    model = keras_cvt.CvT(stages, **options)
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if "seed" in weight.path:
+            continue
+        noise = rng.normal(size=weight.shape)
+        if weight.path.endswith("moving_variance"):
+            weight.assign(np.exp(noise))
+        else:
+            weight.assign(numpy(weight) + 0.1 * noise)
+    return model
+
+
+def assert_same_function(model, deployed, x):
+    expected, found = model(x, training=False), deployed(x)
+    assert keras.tree.map_structure(lambda y: tuple(y.shape), expected) == (
+        keras.tree.map_structure(lambda y: tuple(y.shape), found)
+    )
+    for ours, theirs in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+        assert numpy(theirs).std() > 1e-3  # the comparison means something
+        np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=TOLERANCE)
+
+
+# --- the official code's outputs ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=reference_models.NAMES)
+def reference(request, tmp_path_factory):
+    """(name, original, deployed, deployed pyramid)"""
+    model = reference_models.model(request.param, tmp_path_factory.mktemp("weights"))
+    deployed = keras_cvt.deploy(model)
+    return request.param, model, deployed, keras_cvt.feature_pyramid(deployed)
+
+
+@pytest.mark.parametrize("size", reference_models.SIZES)
+def test_logits_and_maps_are_the_official_ones(reference, size):
+    name, _, deployed, pyramid = reference
+    official = reference_models.outputs(name)
+    x = reference_models.images(size)
+    np.testing.assert_allclose(numpy(deployed(x)), official[f"{size}_logits"], atol=TOLERANCE)
+    maps = pyramid(x)
+    assert list(maps) == ["P2", "P3", "P4"]
+    for i, level in enumerate(maps.values()):
+        np.testing.assert_allclose(numpy(level), official[f"{size}_stage{i + 1}"], atol=TOLERANCE)
+
+
+def test_no_training_structure_is_left(reference):
+    _, model, deployed, _ = reference
+    paths = [w.path for w in deployed.weights]
+    assert not any("/bn/" in path or "/norm2/" in path for path in paths)
+    assert not deployed.trainable_weights
+    assert deployed.count_params() < model.count_params()
+
+
+def test_the_trained_model_is_untouched(reference):
+    name, model, _, _ = reference
+    official = reference_models.outputs(name)["square_logits"]
+    x = reference_models.images("square")
+    np.testing.assert_allclose(numpy(model(x)), official, atol=TOLERANCE)
+    assert any("/bn/" in w.path for w in model.weights)
+    assert model.trainable and model.trainable_weights
+
+
+# --- every kind of model that CvT() builds ------------------------------------------------------
+
+
+def changed(**options):
+    """TINY with options of its stages changed: a value for all of them."""
+    return [{**vars(stage), **options} for stage in TINY]
+
+
+CONFIGURATIONS = {
+    "linear, no qkv bias": {"stages": changed(projection="linear", qkv_bias=False)},
+    "kernel 5": {"stages": changed(kernel_qkv=5, padding_q=2, padding_kv=2, stride_kv=3)},
+    "kv padding 0": {"stages": changed(padding_kv=0, stride_kv=1, qkv_bias=False)},
+    "class token everywhere": {"stages": changed(class_token=True)},
+    "position embedding": {
+        "stages": changed(position_embedding=True),
+        "input_shape": (48, 80, 3),
+    },
+    "position embedding of another size": {"stages": changed(position_embedding=(5, 4))},
+    "non-overlapping patches": {"stages": changed(patch_size=2, patch_stride=2, patch_padding=0)},
+    "per block": {"stages": [*TINY[:2], {**vars(TINY[2]), "mlp_ratio": (2, 3.5)}]},
+    "one stage": {"stages": TINY[2:]},
+    "gelu": {"activation": "gelu"},
+    "relu": {"activation": "relu"},
+    "softmax": {"classifier_activation": "softmax"},
+    "grey": {"input_shape": (None, 80, 1)},
+    "map": {"include_top": False},
+    "avg": {"include_top": False, "pooling": "avg"},
+    "max": {"include_top": False, "pooling": "max"},
+    "token": {"include_top": False, "pooling": "token"},
+    "no class token": {"stages": changed(class_token=False)},
+}
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_every_configuration(options):
+    model = trained(**options)
+    x = images(48, 80, model.input_shape[-1])
+    deployed = keras_cvt.deploy(model)
+    assert deployed.input_shape == model.input_shape
+    assert deployed.output_shape == model.output_shape
+    assert [layer.name for layer in deployed.layers] == [layer.name for layer in model.layers]
+    assert_same_function(model, deployed, x)
+
+
+def test_layers_in_front_and_behind():
+    inputs = keras.Input((48, 48, 1))
+    x = keras.layers.Concatenate()([keras.layers.Rescaling(2.0)(inputs)] * 3)
+    model = trained(input_tensor=x, input_shape=None)
+    outputs = keras.layers.Dense(3, name="more")(model.output)
+    model = keras.Model(inputs, [outputs, model.get_layer("stage1").output])
+    assert_same_function(model, keras_cvt.deploy(model), images(48, 48, 1))
+
+
+def test_pyramids_are_deployed_too():
+    model = keras_cvt.feature_pyramid(trained())
+    assert_same_function(model, keras_cvt.deploy(model), images(40, 72))
+
+
+def test_deploying_twice_gives_an_equal_model():
+    model = trained()
+    once = keras_cvt.deploy(model)
+    twice = keras_cvt.deploy(once)
+    assert not {id(w) for w in once.weights} & {id(w) for w in twice.weights}
+    np.testing.assert_array_equal(numpy(once(images(40, 56))), numpy(twice(images(40, 56))))
+
+
+def test_extreme_weights():
+    """Statistics and scales as far from 1 as training may drive them."""
+    model = trained()
+    for weight in model.weights:
+        if weight.path.endswith("conv_proj_k/bn/moving_variance"):
+            weight.assign(np.zeros(weight.shape))  # a dead channel: epsilon alone is left
+        elif weight.path.endswith("conv_proj_k/bn/gamma"):
+            weight.assign(np.full(weight.shape, 1e-3))
+        elif weight.path.endswith("conv_proj_v/bn/moving_variance"):
+            weight.assign(np.full(weight.shape, 1e8))
+        elif "norm" in weight.path and weight.path.endswith("gamma"):
+            values = numpy(weight)
+            values[::2], values[1] = 0, 30
+            weight.assign(values)
+    assert_same_function(model, keras_cvt.deploy(model), images(48, 48))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"])
+def test_dtype_policies(policy):
+    """About as far from the float32 function as the trained model in that policy."""
+    model = trained(dtype=policy)
+    exact = trained()
+    for ours, theirs in zip(exact.weights, model.weights, strict=True):
+        if "seed" not in ours.path:
+            ours.assign(numpy(theirs))
+    deployed = keras_cvt.deploy(model)
+    block = deployed.get_layer("stage1_blocks_0")
+    compute_dtype = keras.dtype_policies.get(policy).compute_dtype
+    assert {w.dtype for w in block.weights} == {block.compute_dtype} == {compute_dtype}
+    x = images(48, 80)
+    found, expected = deployed(x), model(x, training=False)
+    assert keras.backend.standardize_dtype(found.dtype) == (
+        keras.backend.standardize_dtype(expected.dtype)
+    )
+    exact = numpy(exact(x))
+    allowed = np.abs(numpy(expected) - exact).max()
+    assert np.abs(numpy(found) - exact).max() < 3 * allowed + TOLERANCE
+
+
+# --- saving and exporting -----------------------------------------------------------------------
+
+
+def test_save_and_load_in_a_fresh_process(tmp_path):
+    model = trained(dtype="mixed_bfloat16", input_shape=(48, 80, 3))
+    deployed = keras_cvt.deploy(model)
+    deployed.save(tmp_path / "deployed.keras")
+    np.save(tmp_path / "images.npy", images(48, 80))
+    np.save(tmp_path / "expected.npy", numpy(deployed(images(48, 80))))
+    program = """
+import os, sys, keras, numpy
+import keras_cvt
+os.chdir(sys.argv[1])
+model = keras.saving.load_model("deployed.keras")
+assert not model.trainable_weights
+found = keras.ops.convert_to_numpy(model(numpy.load("images.npy")))
+assert (found == numpy.load("expected.npy")).all()
+assert keras_cvt.feature_pyramid(model)(numpy.load("images.npy"))["P4"].shape == (2, 3, 5, 16)
+"""
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True)
+
+
+def test_a_loaded_model_is_deployed(tmp_path):
+    model = trained()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same_function(model, keras_cvt.deploy(loaded), images(48, 80))
+
+
+def test_predict():
+    """Compiled by the backend: with XLA on JAX."""
+    model = trained()
+    deployed = keras_cvt.deploy(model)
+    for size in ((48, 80), (33, 57)):
+        found = deployed.predict(images(*size), verbose=0)
+        np.testing.assert_allclose(found, numpy(model(images(*size))), atol=TOLERANCE)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="SavedModels and tf.function")
+def test_savedmodel_and_xla(tmp_path):
+    import tensorflow as tf
+
+    model = trained()
+    deployed = keras_cvt.deploy(model)
+    deployed.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    compiled = tf.function(lambda x: deployed(x), jit_compile=True)
+    for size in ((48, 80), (33, 57)):
+        expected = numpy(model(images(*size)))
+        for function in (exported.serve, compiled):
+            np.testing.assert_allclose(numpy(function(images(*size))), expected, atol=TOLERANCE)
+
+
+# --- what can't be deployed ---------------------------------------------------------------------
+
+
+def test_another_model():
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="made by keras_cvt"):
+        keras_cvt.deploy(other)
+
+
+def test_lora_and_quantized_weights():
+    model = trained()
+    model.get_layer("stage1_blocks_0").mlp.fc1.enable_lora(2)
+    with pytest.raises(ValueError, match=r"stage1_blocks_0 has weights .*lora_kernel_a.*without"):
+        keras_cvt.deploy(model)
+    model = trained()
+    model.get_layer("stage1_blocks_0").attn.proj_q.quantize("int8")
+    with pytest.raises(ValueError, match=r"stage1_blocks_0 has weights .*kernel_scale.*quantized"):
+        keras_cvt.deploy(model)
