@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +18,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 
+from training import augment, data, demo, optim, startup, train
 from training import config as configs
-from training import data, demo, optim, startup, train
+from training.checkpoints import Checkpoints
 from training.config import Config, ConfigError
 from training.files import replacing, write_text
+from training.step import Trainer
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -36,6 +41,9 @@ TINY = [
     "batch_size=256",
     "epochs=3",
     "warmup_epochs=1",
+    "ema=0.9",
+    "checkpoint_steps=2",
+    "log_steps=2",
 ]
 TINY_CONFIG = configs.load("digits", TINY)
 STEPS = 1437 // 256
@@ -48,11 +56,9 @@ def changed(**fields) -> Config:
 @pytest.fixture(scope="module", autouse=True)
 def deterministic():
     """As the program has it; other tests get TensorFlow back as it was."""
-    from tensorflow.python.framework.config import disable_op_determinism
-
     startup.make_deterministic()
     yield
-    disable_op_determinism()
+    tf_config.disable_op_determinism()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def test_overrides_are_read_by_the_type_of_their_field():
             "dims=8, 16,32",
             "depths=(1,1,1)",
             "strategy=mirrored",
-            "stop_after_epochs=4",
+            "max_steps=4",
         ],
     )
     assert config.epochs == 7 and isinstance(config.epochs, int)
@@ -106,8 +112,8 @@ def test_overrides_are_read_by_the_type_of_their_field():
     assert config.dims == (8, 16, 32)
     assert config.depths == (1, 1, 1)
     assert config.strategy == "mirrored"
-    assert config.stop_after_epochs == 4
-    assert configs.override(config, ["stop_after_epochs=none"]).stop_after_epochs is None
+    assert config.max_steps == 4
+    assert configs.override(config, ["max_steps=none"]).max_steps is None
     assert configs._parse("True", bool) is True and configs._parse("false", bool) is False
     with pytest.raises(ValueError):
         configs._parse("yes", bool)
@@ -133,15 +139,21 @@ def test_config_goes_through_json_unchanged():
         (["--set", "epochs"], ["key=value", "'epochs'"]),
         (["--set", "epochs=many"], ["`epochs`", "an integer", "'many'"]),
         (["--set", "epochs=2.5"], ["`epochs`", "an integer"]),
-        (["--set", "epochs=none"], ["`epochs`", "an integer"]),
+        (["--set", "epochs=none"], ["`epochs`", "`steps`"]),
         (["--set", "learning_rate=fast"], ["`learning_rate`", "a number"]),
         (["--set", "learning_rate=nan"], ["`learning_rate`", "a number"]),
         (["--set", "dims=8,x,16"], ["`dims`", "commas", "an integer"]),
         (["--set", "dims="], ["`dims`", "commas"]),
-        (["--set", "stop_after_epochs=x"], ["`stop_after_epochs`", "an integer or none"]),
-        (["--set", "stop_after_epochs=0"], ["`stop_after_epochs`", "at least 1"]),
+        (["--set", "max_steps=x"], ["`max_steps`", "an integer or none"]),
+        (["--set", "max_steps=0"], ["`max_steps`", "at least 1"]),
+        (["--set", "steps=7"], ["`epochs` and `steps`", "none"]),
+        (["--set", "mix_images=7"], ["`batch_size`", "`mix_images`"]),
+        (["--set", "accumulation=7"], ["`batch_size`", "`accumulation`"]),
+        (["--set", "crop_scale=0.5"], ["`crop_scale`", "0.08,1"]),
+        (["--set", "model=cvt13"], ["`dims`", "custom"]),
+        (["--set", "ema=1"], ["`ema`", "less than 1"]),
+        (["--strategy", "miror"], ["mirrored"]),
         (["--set", "strategy=miror"], ["`strategy`", "'mirrored'"]),
-        (["--set", "source=digit"], ["`source`", "'digits'"]),
         (["--set", "heads=1,2"], ["`heads`", "3 stages"]),
         (["--set", "drop_path_rate=1"], ["`drop_path_rate`", "less than 1"]),
         (["--set", "warmup_epochs=99"], ["`warmup_epochs`", "`epochs`"]),
@@ -172,8 +184,10 @@ def test_mistakes_are_answered_in_one_line_before_any_work(
     ("fields", "said"),
     [
         ({"batch_size": 2000}, "1437"),
+        ({"source": "digit"}, "digits"),
         ({"heads": (3,)}, "does not divide"),
         ({"logical_cpus": 64, "strategy": "mirrored"}, "can't be split"),
+        ({"epochs": None, "steps": 5}, "`warmup_epochs` must be less than the run, of 1 epochs"),
     ],
 )
 def test_what_shows_only_later_is_still_said_before_anything_is_written(fields, said, tmp_path):
@@ -182,223 +196,366 @@ def test_what_shows_only_later_is_still_said_before_anything_is_written(fields, 
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- data
-
-
-def test_the_split_is_fixed_and_stratified(images):
-    from sklearn.datasets import load_digits
-
-    assert len(images.train.labels) == 1437 and len(images.held_out.labels) == 360
-    both = np.bincount(images.train.labels) + np.bincount(images.held_out.labels)
-    assert both.tolist() == np.bincount(load_digits().target).tolist()
-    assert np.all(np.abs(np.bincount(images.held_out.labels) - 0.2 * both) < 1)
-    # The very images, on any machine and with any seed of the run.
-    assert images.held_out.labels[:12].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3, 2, 6]
-    again = data.load(changed(seed=5))
-    np.testing.assert_array_equal(again.held_out.images, images.held_out.images)
-
-
-def test_images_are_the_real_digits_normalized(images):
-    from sklearn.datasets import load_digits
-
-    assert images.train.images.dtype == np.float32
-    assert images.train.images.shape == (1437, 16, 16, 1)
-    # Twice the size, with bilinear weights: the mean of the middle pixels is the original's.
-    assert images.train.images.min() == -1 and images.train.images.max() == 1
-    small = load_digits().images / 8 - 1
-    means = np.sort(np.concatenate([images.train.images, images.held_out.images]).mean((1, 2, 3)))
-    np.testing.assert_allclose(means, np.sort(small.mean((1, 2))), atol=0.05)
-
-
-def epochs_of(config, images, first_epoch=0):
-    batches = list(data.training_batches(config, images, first_epoch).as_numpy_iterator())
-    assert len(batches) == STEPS * (config.epochs - first_epoch)
-    return [batches[i : i + STEPS] for i in range(0, len(batches), STEPS)]
-
-
-def test_an_epoch_is_the_same_whether_or_not_others_came_before(images):
-    undisturbed = epochs_of(TINY_CONFIG, images)
-    resumed = epochs_of(TINY_CONFIG, images, first_epoch=1)
-    for one, other in zip(undisturbed[1:], resumed, strict=True):
-        for (x, y), (x2, y2) in zip(one, other, strict=True):
-            np.testing.assert_array_equal(x, x2)
-            np.testing.assert_array_equal(y, y2)
-    assert not np.array_equal(undisturbed[0][0][0], undisturbed[1][0][0])
-    other_seed = epochs_of(changed(seed=1), images)
-    assert not np.array_equal(undisturbed[0][0][0], other_seed[0][0][0])
-
-
-def test_an_epoch_has_each_image_at_most_once_and_full_batches(images):
-    known = {image.tobytes(): i for i, image in enumerate(images.train.images)}
-    for epoch in epochs_of(changed(max_shift=0), images):
-        assert {len(x) for x, _ in epoch} == {256}
-        places = [known[image.tobytes()] for x, _ in epoch for image in x]
-        assert len(set(places)) == len(places)
-        labels = np.concatenate([y for _, y in epoch])
-        np.testing.assert_array_equal(labels.argmax(-1), images.train.labels[places])
-        np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-6)
-        np.testing.assert_allclose(labels.max(-1), 0.9 + 0.1 / 10, rtol=1e-6)
-
-
-def test_shifts_move_images_within_the_limit_and_differ():
-    image = np.full((9, 9, 1), 1.0, np.float32)
-    image[4, 4] = 7.0
-    places = set()
-    for i in range(200):
-        moved = data._shift(tf.constant(image), 2, -1.0, tf.constant([0, i])).numpy()
-        assert moved.shape == (9, 9, 1)
-        assert set(np.unique(moved)) <= {-1.0, 1.0, 7.0}
-        places.add(tuple(int(i) for i in np.argwhere(moved[..., 0] == 7)[0]))
-    assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
-
-
-@pytest.mark.parametrize("batch_size", [256, 180, 7, 512])
-def test_evaluation_counts_each_image_once_in_full_batches(images, batch_size):
-    batches = list(
-        data.evaluation_batches(changed(batch_size=batch_size), images).as_numpy_iterator()
-    )
-    assert {len(x) for x, _, _ in batches} == {batch_size}
-    x, y, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    np.testing.assert_array_equal(x[weights > 0], images.held_out.images)
-    np.testing.assert_array_equal(y[weights > 0].argmax(-1), images.held_out.labels)
-    assert len(set(weights[weights > 0])) == 1  # each counts the same
-    assert len(weights) - 360 == np.sum(weights == 0) < batch_size
-    np.testing.assert_allclose(weights.mean(dtype=np.float64), 1, rtol=1e-6)
-
-
-# ---- optimizer
-
-
-def test_schedule_grows_linearly_and_falls_along_a_cosine():
-    rate = optim.schedule(changed(epochs=10, warmup_epochs=2.0, learning_rate=0.01), 5)
-    for step in range(60):
-        if step < 10:
-            expected = 1e-6 + (0.01 - 1e-6) * step / 10
-        else:
-            share = min((step - 10) / 40, 1)
-            expected = 1e-5 + (0.01 - 1e-5) * (1 + math.cos(math.pi * share)) / 2
-        assert float(rate(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
-
-
-def test_schedule_without_warmup_begins_at_its_peak_and_serializes():
-    rate = optim.WarmupCosine(0.1, total_steps=8)
-    assert float(rate(0)) == pytest.approx(0.1)
-    assert float(rate(4)) == pytest.approx(0.05)
-    assert float(rate(8)) == pytest.approx(0, abs=1e-8)
-    schedules = keras.optimizers.schedules
-    again = schedules.deserialize(schedules.serialize(rate))
-    assert again.get_config() == rate.get_config()
-    with pytest.raises(ValueError, match="total_steps"):
-        optim.WarmupCosine(0.1, total_steps=8, warmup_steps=8)
-
-
-def test_norms_biases_and_class_token_do_not_decay_and_all_else_does(images):
-    model = train.build_model(TINY_CONFIG, images, classifier_activation=None)
-    for weight in model.trainable_weights:  # biases and tokens start where decay would not show
-        weight.assign(np.ones(weight.shape))
-    config = changed(weight_decay=0.5, learning_rate=0.1, warmup_epochs=0)
-    adamw = optim.optimizer(config, model, STEPS)
-    adamw.apply([np.zeros(w.shape, np.float32) for w in model.trainable_weights])
-    decayed = set()
-    for weight in model.trainable_weights:
-        values = weight.numpy()
-        if values.min() < 1:
-            np.testing.assert_allclose(values, 1 - 0.5 * 0.1, rtol=1e-6)
-            decayed.add(weight.path)
-        else:
-            np.testing.assert_array_equal(values, 1)
-    kernels = {"stage0_patch_embed/proj/kernel", "head/kernel"}
-    for block in ("stage0_blocks_0", "stage0_blocks_1"):
-        kernels |= {f"{block}/attn/conv_proj_{x}/conv/kernel" for x in "qkv"}
-        kernels |= {f"{block}/attn/{x}/kernel" for x in ("proj_q", "proj_k", "proj_v", "proj")}
-        kernels |= {f"{block}/mlp/{x}/kernel" for x in ("fc1", "fc2")}
-    assert decayed == kernels
-
-
 # ---- a run
+
+
+def test_images_are_prepared_in_parallel_though_operations_are_deterministic(images, monkeypatch):
+    busy, most = [], []
+    real = augment.train_transform
+
+    def slow(pixels):
+        busy.append(1)
+        most.append(len(busy))
+        time.sleep(0.02)
+        busy.pop()
+        return pixels
+
+    def slow_transform(*arguments, **options):
+        transform = real(*arguments, **options)
+
+        def of(index, image):
+            pixels = transform(index, image)
+            # Stateless: by itself it doesn't keep TensorFlow from running several at once.
+            slept = tf.numpy_function(slow, [pixels], tf.float32, stateful=False)
+            return tf.ensure_shape(slept, pixels.shape)
+
+        return of
+
+    monkeypatch.setattr(augment, "train_transform", slow_transform)
+    batches = train.distributed(
+        tf.distribute.OneDeviceStrategy("CPU:0"),
+        lambda **part: data.training_batches(
+            changed(batch_size=32), images, data.Damaged(0), **part
+        ),
+    )
+    next(iter(batches))
+    assert max(most) > 1
+    assert tf_config.is_op_determinism_enabled()
 
 
 def test_a_run_leaves_all_its_files_and_none_besides(finished_run):
     assert {path.name for path in finished_run.iterdir()} == {
         "config.json",
         "checkpoints",
+        "tensorboard",
+        "history.csv",
         "model.keras",
         "curves.png",
         "report.json",
     }
     assert Config.from_dict(json.loads((finished_run / "config.json").read_text())) == TINY_CONFIG
     assert (finished_run / "curves.png").read_bytes().startswith(b"\x89PNG")
-    indices = {path.name for path in (finished_run / "checkpoints").glob("*.index")}
-    assert indices == {"ckpt-2.index", "ckpt-3.index"}
+    assert Checkpoints(finished_run / "checkpoints", keep=2).steps() == [14, 15]
 
 
 def test_the_report_is_what_the_saved_model_does(finished_run, images):
     report = json.loads((finished_run / "report.json").read_text())
     model = keras.models.load_model(finished_run / "model.keras")
-    probabilities = model.predict(images.held_out.images, verbose=0)
+    held_out, labels = demo.in_memory(TINY_CONFIG, images)
+    probabilities = model.predict(held_out, verbose=0)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
-    correct = np.sum(probabilities.argmax(-1) == images.held_out.labels)
+    correct = np.sum(probabilities.argmax(-1) == labels)
     assert report["correct"] == correct and report["images"] == 360
-    assert report["top1"] == correct / 360
-    of_label = np.take_along_axis(probabilities, images.held_out.labels[:, None], axis=1)
+    assert report["top1"] == pytest.approx(correct / 360)
+    best = np.argsort(probabilities, axis=-1)[:, -5:]
+    assert report["top5"] == pytest.approx(np.mean(np.any(best == labels[:, None], axis=1)))
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)
     assert report["loss"] == pytest.approx(-np.log(of_label).mean(), rel=1e-4)
     assert report["epochs"] == 3 and report["steps"] == 3 * STEPS
+    # All weights of the model are learned but those that have no effect.
     assert report["parameters"] == sum(math.prod(w.shape) for w in model.trainable_weights)
     assert report["images_per_second"] > 0 and report["seconds"] > 0
     assert report["seed"] == 0 and report["strategy"].startswith("OneDeviceStrategy on 1 device")
     assert report["keras"] == keras.__version__ and report["tensorflow"] == tf.__version__
 
 
+def test_the_saved_weights_are_the_averages(finished_run):
+    last = Checkpoints(finished_run / "checkpoints", keep=2).latest().arrays
+    model = keras.models.load_model(finished_run / "model.keras")
+    moved = 0
+    for weight in model.weights:
+        average = last[weight.path.replace("/", ".") + ".average"]
+        np.testing.assert_array_equal(weight.numpy(), average)
+        moved += not np.array_equal(average, last[weight.path])
+    assert moved > len(model.weights) / 2
+
+
+def test_curves_are_kept_as_numbers(finished_run):
+    epochs = list(csv.DictReader((finished_run / "history.csv").open()))
+    assert [(row["epoch"], row["step"]) for row in epochs] == [("1", "5"), ("2", "10"), ("3", "15")]
+    names = (
+        "loss top1 top5 gradient_norm val_loss val_top1 val_top5 learning_rate images_per_second"
+    )
+    assert all(math.isfinite(float(row[name])) for row in epochs for name in names.split())
+    report = json.loads((finished_run / "report.json").read_text())
+    assert float(epochs[-1]["val_top1"]) == pytest.approx(report["top1"])
+    # As TensorBoard reads them.
+    points = {}
+    for path in (finished_run / "tensorboard").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                points.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    assert sorted(points["validation/top1"]) == [5, 10, 15]
+    assert points["validation/top1"][15] == pytest.approx(report["top1"])
+    assert sorted(points["train/gradient_norm"]) == list(range(2, 15, 2))
+    rate = optim.schedule(TINY_CONFIG, STEPS)
+    for step, value in points["train/learning_rate"].items():
+        assert value == pytest.approx(float(rate(step - 1)))
+    assert {"train/loss", "train/top1", "train/top5", "train/images_per_second"} <= points.keys()
+
+
+def same_end(run_dir: Path, undisturbed: Path) -> None:
+    """Both runs have the same model, states and history, bit for bit."""
+    one, two = (Checkpoints(d / "checkpoints", keep=2).latest() for d in (undisturbed, run_dir))
+    assert one.step == two.step and one.arrays.keys() == two.arrays.keys()
+    for name, values in one.arrays.items():
+        np.testing.assert_array_equal(two.arrays[name], values, err_msg=name)
+    for epoch, other in zip(one.state["epochs"], two.state["epochs"], strict=True):
+        for name in set(epoch) - {"seconds", "training_seconds", "images_per_second"}:
+            assert epoch[name] == other[name], name
+    expected, found = weights_of(undisturbed), weights_of(run_dir)
+    assert expected.keys() == found.keys()
+    for path, values in expected.items():
+        np.testing.assert_array_equal(found[path], values, err_msg=path)
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(finished_run, tmp_path, capsys):
     sets = [part for text in TINY for part in ("--set", text)]
     killed = command(
         "-m", "training.train", "--config", "digits", *sets, "--run-dir", str(tmp_path)
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "checkpoints" / "checkpoint").exists():
+    while not list(tmp_path.glob("checkpoints/step-*.json")):
         assert killed.poll() is None, killed.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.001)
+    # Meanwhile, nobody else may write there.
+    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 2
+    assert f"is being written by process {killed.pid}" in capsys.readouterr().err
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not (tmp_path / "report.json").exists()
     (tmp_path / ".partial-report.json").write_text("of the killed process")
 
     report = train.train(TINY_CONFIG, tmp_path)
-    assert "Going on after epoch" in capsys.readouterr().out
-    expected, found = weights_of(finished_run), weights_of(tmp_path)
-    assert expected.keys() == found.keys()
-    for path, values in expected.items():
-        np.testing.assert_array_equal(found[path], values, err_msg=path)
+    assert "Going on after step" in capsys.readouterr().out
+    same_end(tmp_path, finished_run)
     undisturbed = json.loads((finished_run / "report.json").read_text())
     for key in ("top1", "loss", "epochs", "steps"):
         assert report[key] == undisturbed[key]
-    files = [{p.relative_to(d) for p in d.rglob("*")} for d in (finished_run, tmp_path)]
+    files = [{p.name for p in d.iterdir()} for d in (finished_run, tmp_path)]
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
+def test_a_run_stops_at_any_step_and_goes_on_elsewhere(finished_run, tmp_path, capsys):
+    here, there = tmp_path / "here", tmp_path / "there"
+    sets = [part for text in TINY for part in ("--set", text)]
+    go = ["--config", "digits", *sets]
+    assert train.main([*go, "--set", "max_steps=7", "--run-dir", str(here)]) == 0
+    assert "Stopped at step 7" in capsys.readouterr().out
+    # Asked again, there is nothing to do; the run isn't finished by that.
+    assert train.main([*go, "--set", "max_steps=7", "--run-dir", str(here)]) == 0
+    assert "Stopped at step 7" in capsys.readouterr().out
+    assert not (here / "report.json").exists()
+    # What was written last is damaged: the one before it serves, and says so.
+    (newest,) = here.glob("checkpoints/step-00000007.safetensors")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert train.main([*go, "--resume", str(here), "--run-dir", str(there)]) == 0
+    said = capsys.readouterr()
+    assert "Going on after step 6." in said.out and "step-00000007" in said.err
+    same_end(there, finished_run)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "is no run's folder"), ({"seed": 5}, "seed (5 there, 0 asked)"), ({}, "no complete")],
+)
+def test_a_run_to_go_on_from_must_fit(content, said, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    if content is not None:
+        fields = {**TINY_CONFIG.to_dict(), **content}
+        (other / "config.json").write_text(json.dumps(fields))
+    sets = [part for text in TINY for part in ("--set", text)]
+    arguments = ["--config", "digits", *sets, "--resume", str(other)]
+    assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_has_everything(finished_run, images):
-    latest = tf.train.latest_checkpoint(finished_run / "checkpoints")
-    names = {name for name, _ in tf.train.list_variables(latest)}
-    model = train.build_model(TINY_CONFIG, images, classifier_activation=None)
-    assert sum(name.startswith("weights/") for name in names) == len(model.weights)
-    # the number of steps, and two moments for each weight
-    states = 1 + 2 * len(model.trainable_weights)
-    assert sum(name.startswith("optimizer/") for name in names) == states
+    names = Checkpoints(finished_run / "checkpoints", keep=2).latest().arrays
+    model = train.build_model(TINY_CONFIG, images)
+    weights = {weight.path for weight in model.weights}
+    assert weights <= names.keys()
+    assert {path.replace("/", ".") + ".average" for path in weights} <= names.keys()
+    optim.freeze_without_effect(model)
+    # the number of steps, the learning rate's place, and two moments for each weight that is learned
+    moments = [name for name in names if name.endswith(("_momentum", "_velocity"))]
+    assert len(moments) == 2 * len(model.trainable_weights)
     assert sum(name.startswith("seeds/") for name in names) == 1
-    assert sum(name.startswith("history/") for name in names) == 1
+    assert sum(name.startswith("means/") for name in names) == 6
 
 
-def test_a_run_stops_on_request(tmp_path, capsys, monkeypatch):
-    asked = []
-    monkeypatch.setattr(keras.Model, "fit", lambda self, *_, **options: asked.append(options))
-    sets = [part for text in [*TINY, "stop_after_epochs=2"] for part in ("--set", text)]
-    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 0
-    assert "Stopped after epoch 2 of 3" in capsys.readouterr().out
-    assert (asked[0]["initial_epoch"], asked[0]["epochs"]) == (0, 2)
-    assert not (tmp_path / "report.json").exists()
-    # Asked to go on to the end, it is the same run.
-    assert train.open_run(TINY_CONFIG, tmp_path) is None
+@pytest.mark.parametrize(
+    ("step", "total", "per_epoch", "expected"),
+    [
+        (0, 20, 5, [(0, 20)]),
+        (7, 20, 5, [(7, 10), (10, 20)]),
+        (10, 20, 5, [(10, 20)]),
+        (7, 23, 5, [(7, 10), (10, 20), (20, 23)]),
+        (21, 23, 5, [(21, 23)]),
+        (3, 4, 5, [(3, 4)]),
+        (0, 4, 5, [(0, 4)]),
+        (20, 20, 5, []),
+    ],
+)
+def test_what_is_left_of_a_run_is_done_in_whole_epochs_and_parts(step, total, per_epoch, expected):
+    assert train.segments(step, total, per_epoch) == expected
+
+
+def test_a_run_in_steps_may_end_within_an_epoch(tmp_path):
+    config = changed(epochs=None, steps=7, warmup_epochs=0, ema=None, seed=3)
+    report = train.train(config, tmp_path)
+    assert report["steps"] == 7 and report["epochs"] == 2
+    state = Checkpoints(tmp_path / "checkpoints", keep=2).latest().state
+    assert [epoch["step"] for epoch in state["epochs"]] == [5, 7]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
+    fields = [*TINY, "learning_rate=1e30", "warmup_epochs=0", "optimizer=sgd", "checkpoint_steps=1"]
+    sets = [part for text in fields for part in ("--set", text)]
+    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "The loss of step 2 is" in said and "learning rate 9.89e+29" in said
+    assert "The last checkpoint is of step 1." in said and "on_divergence=resume" in said
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_a_checkpoint(tmp_path, monkeypatch):
+    real = Trainer._gradients
+
+    def spoiled(self, *arguments, **options):
+        gradients, sums = real(self, *arguments, **options)
+        factor = tf.where(tf.equal(self.optimizer.iterations, 2), math.nan, 1.0)
+        return [gradient * factor for gradient in gradients], sums
+
+    monkeypatch.setattr(Trainer, "_gradients", spoiled)
+    with pytest.raises(train.RunError, match="of step 3 .* norm nan. The last .* step 2"):
+        train.train(changed(checkpoint_steps=1), tmp_path)
+
+
+def test_too_little_memory_is_said_in_one_line(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    with pytest.raises(train.RunError, match="`accumulation` takes a batch in smaller parts"):
+        train.train(TINY_CONFIG, tmp_path)
+
+
+def test_a_run_gets_past_a_divergence_by_other_draws(tmp_path, capsys, monkeypatch):
+    real, seen = data.training_batches, []
+
+    def spoiled(*arguments, attempt, **options):
+        """The third step of the first attempt has pixels that are no numbers."""
+        seen.append((options["first_step"], attempt))
+        batches = real(*arguments, attempt=attempt, **options).enumerate(options["first_step"])
+        bad = 2 if attempt == 0 else -1
+        return batches.map(lambda i, row: (tf.where(i == bad, math.nan, row[0]), row[1]))
+
+    monkeypatch.setattr(data, "training_batches", spoiled)
+    config = changed(on_divergence="resume", epochs=1, warmup_epochs=0.5)
+    report = train.train(config, tmp_path)
+    assert report["attempts"] == 2 and report["steps"] == 5 and math.isfinite(report["loss"])
+    assert seen == [(0, 0), (2, 1), (5, 1)] or seen == [(0, 0), (2, 1)]
+    assert "Going back there for other random draws, attempt 1." in capsys.readouterr().out
+
+
+def test_a_batch_that_cannot_be_had_leaves_no_config(tmp_path, monkeypatch):
+    """Or the folder would refuse the config that is right."""
+
+    def refuse(*_, **__):
+        raise ConfigError("`mix_images` must divide the images per worker and step")
+
+    monkeypatch.setattr(data, "training_batches", refuse)
+    with pytest.raises(ConfigError, match="`mix_images`"):
+        train.train(TINY_CONFIG, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_evaluation_takes_no_more_images_at_once_than_training(tmp_path, monkeypatch):
+    real, rows = Trainer.test_step, []
+
+    def counting(self, batch):
+        rows.append(batch[0].shape[0])
+        return real(self, batch)
+
+    monkeypatch.setattr(Trainer, "test_step", counting)
+    config = changed(accumulation=4, epochs=None, steps=1, warmup_epochs=0)
+    assert train.train(config, tmp_path)["images"] == 360
+    assert {*rows} == {256 // 4}
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path):
+    spoiled = changed(learning_rate=1e30, warmup_epochs=0, optimizer="sgd", on_divergence="resume")
+    with pytest.raises(train.RunError, match="of step 2 is .* It has no checkpoint"):
+        train.train(dataclasses.replace(spoiled, checkpoint_steps=None), tmp_path)
+
+
+def test_the_weights_that_a_run_began_with_are_not_needed_at_its_end(
+    finished_run, tmp_path, monkeypatch
+):
+    begin = shutil.copy(finished_run / "model.keras", tmp_path / "begin.keras")
+    real = train.build_model
+
+    def build_once(config, *arguments, **options):
+        model = real(config, *arguments, **options)
+        Path(begin).unlink(missing_ok=True)
+        return model
+
+    monkeypatch.setattr(train, "build_model", build_once)
+    config = changed(weights=str(begin), epochs=None, steps=1, warmup_epochs=0)
+    assert train.train(config, tmp_path / "run") is not None
+    assert (tmp_path / "run" / "model.keras").exists()
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_there(tmp_path, capsys, monkeypatch):
+    real, asked = shutil.disk_usage, []
+
+    def full_at_last(path):
+        asked.append(path)
+        return real(path)._replace(free=0) if len(asked) > 2 else real(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_at_last)
+    sets = [part for text in TINY for part in ("--set", text)]
+    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no space" in said and "step 4 is kept" in said
+    assert Checkpoints(tmp_path / "checkpoints", keep=2).latest().step == 4
+
+
+def test_too_many_damaged_images_stop_the_run(tmp_path, capsys, monkeypatch):
+    real = data.Damaged
+
+    class Spoiled(real):
+        def __init__(self, limit):
+            super().__init__(limit)
+            self.error = data.DamagedError("2 images can't be read; `max_damaged` is 1: a, b")
+
+    monkeypatch.setattr(data, "Damaged", Spoiled)
+
+    def fail(*_, **__):
+        raise tf.errors.InvalidArgumentError(None, None, "in a graph, at some node")
+
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    sets = [part for text in TINY for part in ("--set", text)]
+    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 3
+    said = capsys.readouterr().err
+    assert said == "training.train: error: 2 images can't be read; `max_damaged` is 1: a, b\n"
 
 
 def test_a_finished_run_is_not_trained_again(finished_run, capsys, monkeypatch):
@@ -441,73 +598,6 @@ def test_interrupting_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert "goes on" in capsys.readouterr().out
 
 
-# ---- several devices
-
-TWO_DEVICES = """
-import json, sys
-from pathlib import Path
-
-import keras
-import numpy as np
-import tensorflow as tf
-
-from training import config as configs
-from training import distribute, train
-
-folder, overrides = Path(sys.argv[1]), sys.argv[2:]
-result = {}
-for strategy in ("one_device", "mirrored"):
-    config = configs.load("digits", [*overrides, "strategy=" + strategy, "logical_cpus=2"])
-    (folder / strategy).mkdir()
-    result[strategy] = train.train(config, folder / strategy)
-
-# Dropout, by itself.
-strategy = distribute.choose(config)
-with strategy.scope():
-    layer = keras.layers.Dropout(0.5, seed=3)
-    model = keras.Sequential([keras.Input((64,)), layer])
-    distribute.prepare(model, strategy)
-ones = np.ones((1, 64), np.float32)
-masks = [
-    strategy.experimental_local_results(
-        strategy.run(tf.function(lambda: model(ones, training=True)))
-    )
-    for _ in range(2)
-]
-result["masks"] = [[mask.numpy().tolist() for mask in pair] for pair in masks]
-result["alone"] = keras.layers.Dropout(0.5, seed=3)(ones, training=True).numpy().tolist()
-print(json.dumps(result))
-"""
-
-
-@pytest.fixture(scope="module")
-def two_devices(tmp_path_factory):
-    """One epoch on one device and on two, with drop path, in a process that has two."""
-    folder = tmp_path_factory.mktemp("two_devices")
-    overrides = [*TINY, "epochs=1", "warmup_epochs=0.9"]
-    process = command("-c", TWO_DEVICES, str(folder), *overrides)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return folder, json.loads(out.splitlines()[-1])
-
-
-def test_two_devices_learn_what_one_does(two_devices):
-    folder, result = two_devices
-    assert result["mirrored"]["strategy"] == "MirroredStrategy on 2 devices: CPU:0, CPU:1"
-    assert result["mirrored"]["loss"] == pytest.approx(result["one_device"]["loss"], abs=1e-5)
-    assert result["mirrored"]["correct"] == result["one_device"]["correct"]
-    one, two = weights_of(folder / "one_device"), weights_of(folder / "mirrored")
-    assert any("moving_variance" in path for path in one)
-    for path, values in one.items():
-        np.testing.assert_allclose(two[path], values, atol=1e-5, err_msg=path)
-
-
-def test_dropout_masks_differ_between_replicas_and_steps(two_devices):
-    (first, second), (third, fourth) = two_devices[1]["masks"]
-    assert first != second and third != fourth and first != third and second != fourth
-    assert first == two_devices[1]["alone"]
-
-
 # ---- files
 
 
@@ -548,7 +638,7 @@ def test_demo_exports_compares_and_shows(finished_run, tmp_path, capsys):
     assert f"360 held-out images, {report['correct']} of them right" in said
     assert len([line for line in said.splitlines() if line.rstrip(" wrong").endswith("%")]) == 5
     assert (run_dir / "predictions.png").read_bytes().startswith(b"\x89PNG")
-    assert (run_dir / "saved_model" / "saved_model.pb").exists()
+    assert (run_dir / "saved_model" / "1" / "saved_model.pb").exists()
 
 
 def test_other_answers_of_the_exported_model_are_found_out():

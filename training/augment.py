@@ -36,6 +36,7 @@ can't be repeated or resumed exactly.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,7 +49,7 @@ from training.operations import OPERATIONS, apply_operation, for_rows, in_rows
 AUGMENTERS = ("timm", "keras_cv", "none")
 
 # What is folded into a key for each random step; changing a number changes every run.
-_CROP, _FLIP, _RAND_AUGMENT, _ERASE, _ERASE_NOISE, _MIX = range(6)
+_CROP, _FLIP, _RAND_AUGMENT, _ERASE, _ERASE_NOISE, _MIX, _SHIFT = range(7)
 _TRIES = 10  # for a box that fits
 
 
@@ -89,6 +90,8 @@ def train_transform(
     augmenter: str = "timm",
     flip_probability: float = 0.5,
     erase_probability: float = 0.25,
+    max_shift: int = 0,
+    interpolation: str = "bicubic",
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Callable[[Any, tf.Tensor], tf.Tensor]:
@@ -102,13 +105,16 @@ def train_transform(
             of operations, probability and magnitude; "none": neither.
         flip_probability: of a mirrored image.
         erase_probability: of `erase`.
+        max_shift: of `shift`.
+        interpolation: of `resize`.
         mean, std: of the pixels divided by 255, for each channel.
 
     Returns:
         A function of (index, image). `index` is an integer, or a vector of some, that tells this
         view of an image from all others of the run; its key is `key(seed, *index)`. The image is
-        RGB of any size: (height, width, 3), uint8, or float from 0 to 255. The function's result is
-        float32 (image_size, image_size, 3), normalized.
+        of any size: (height, width, channels), uint8, or float from 0 to 255; RGB, or whatever `mean`
+        and `std` are for if the augmenter is "none". The function's result is float32 (image_size,
+        image_size, channels), normalized.
 
     Raises:
         ValueError: for an unknown augmenter.
@@ -122,13 +128,15 @@ def train_transform(
         if crop:
             shape = tf.shape(image)
             top, left, height, width = tf.unstack(crop_box(shape[0], shape[1], image_key))
-            image = tf.slice(image, [top, left, 0], [height, width, 3])
-        image = flip(resize(image, image_size), image_key, flip_probability)
+            image = tf.slice(image, [top, left, 0], [height, width, len(mean)])
+        image = flip(resize(image, image_size, interpolation), image_key, flip_probability)
+        if max_shift:
+            image = shift(image, image_key, max_shift)
         if augmenter == "timm":
             image = rand_augment(image, image_key, mean=mean)
         elif keras_cv_augment is not None:
             image = keras_cv_augment(tf.cast(image, tf.float32))
-        image = tf.ensure_shape(normalize(image, mean, std), (image_size, image_size, 3))
+        image = tf.ensure_shape(normalize(image, mean, std), (image_size, image_size, len(mean)))
         return erase(image, image_key, erase_probability)
 
     return transform
@@ -175,29 +183,95 @@ def crop_box(
     return tf.cast(tf.where(tf.reduce_any(fits), tried, central), tf.int32)
 
 
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes to a square, bicubic with antialiasing: Pillow's bicubic, but for the rounding.
+def resize(image: tf.Tensor, size: Any, interpolation: str = "bicubic") -> tf.Tensor:
+    """Resizes with antialiasing. If bicubic, it is Pillow's bicubic, but for the rounding.
 
-    Pillow also rounds, and clips to 0 to 255, between its two passes, TensorFlow only at the end.
-    Of photos resized to 224 pixels, 4 to 21 % of the values differ, nearly all by one (the most was
-    12, beside a hard edge), by 0.04 to 0.21 in the mean. TensorFlow's bicubic without antialiasing is
-    another function: 5 in the mean, when photos are shrunk to half their size.
+    Pillow also rounds, and clips to 0 to 255, between its two passes, which here is done only at the
+    end. Of photos resized to 224 pixels, 4 to 21 % of the values differ, nearly all by one (the most
+    was 12, beside a hard edge), by 0.04 to 0.21 in the mean. TensorFlow's bicubic without antialiasing
+    is another function: 5 in the mean, when photos are shrunk to half their size.
 
     Args:
-        image: (height, width, 3), uint8 or float from 0 to 255.
-        size: height and width of the result.
+        image: (height, width, channels), uint8 or float from 0 to 255.
+        size: of the result: one integer for a square, or (height, width), which may be a tensor.
+        interpolation: "bicubic" or "bilinear".
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (height, width, channels).
     """
-    image = tf.image.resize(image, (size, size), "bicubic", antialias=True)
-    return _to_uint8(tf.ensure_shape(image, (size, size, 3)))
+    size = (size, size) if isinstance(size, int) else tf.unstack(size)
+    known = [side if isinstance(side, int) else None for side in size]
+    resized = _to_uint8(_resize(image, *size, interpolation))
+    return tf.ensure_shape(resized, (*known, image.shape[2]))
+
+
+def _resize(image, height, width, interpolation):
+    """What `tf.image.resize` gives with antialias, in float32, up to rounding.
+
+    That takes value by value three times as long as matrix products. But most weights of a product
+    over a whole side were zero: eight rows of the result have their own few of the image.
+    """
+    rows, columns, channels = tf.unstack(tf.shape(image))
+    # TensorFlow prepares a product for each new shape, which takes longer than the product: so there
+    # must be few widths.
+    padded = -(-columns // 32) * 32
+    image = tf.pad(image, [[0, 0], [0, padded - columns], [0, 0]])
+    places, weights = _resize_weights(rows, height, interpolation)
+    image = tf.gather(tf.reshape(image, [rows, -1]), places)
+    image = tf.reshape(tf.matmul(weights, tf.cast(image, tf.float32)), [-1, padded * channels])
+    # Now the columns, each with all its rows.
+    image = tf.reshape(tf.transpose(image[:height]), [padded, -1])
+    places, weights = _resize_weights(columns, width, interpolation)
+    image = tf.matmul(weights, tf.gather(image, places))
+    image = tf.transpose(tf.reshape(image, [-1, height])[: width * channels])
+    return tf.reshape(image, [height, width, channels])
+
+
+def _resize_weights(size, result, interpolation):
+    """Of one side: for each eight pixels of the result, where they come from and with what weights.
+
+    int32 (eights, length) and float32 (eights, 8, length). The last eight may be too many.
+    """
+    radius, kernel = _KERNELS[interpolation]
+    scale = tf.cast(size / result, tf.float32)
+    stretch = tf.maximum(scale, 1)
+    length = tf.cast(tf.math.ceil(7 * scale + 2 * radius * stretch), tf.int32) + 1
+    length = tf.minimum(length, size)
+    centres = (tf.range(-(-result // 8) * 8, dtype=tf.float32) + 0.5) * scale - 0.5
+    centres = tf.reshape(tf.minimum(centres, tf.cast(size, tf.float32)), [-1, 8, 1])
+    first = tf.cast(tf.math.ceil(centres[:, 0] - radius * stretch), tf.int32)
+    places = tf.clip_by_value(first, 0, size - length) + tf.range(length)
+    distances = (tf.cast(places, tf.float32)[:, tf.newaxis] - centres) / stretch
+    weights = kernel(tf.abs(distances))
+    return places, weights / tf.reduce_sum(weights, axis=2, keepdims=True)
+
+
+def _bicubic(d):
+    """Cubic convolution with a = -0.5."""
+    near, far = (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2
+    return tf.where(d < 1, near, tf.where(d < 2, far, 0.0))
+
+
+# For each interpolation how far a pixel reaches, and its weight by distance.
+_KERNELS = {"bicubic": (2, _bicubic), "bilinear": (1, lambda d: tf.maximum(1 - d, 0))}
 
 
 def flip(image: tf.Tensor, key: tf.Tensor, probability: float = 0.5) -> tf.Tensor:
     """Mirrors an image (height, width, channels) left to right, with this probability."""
     mirrored = _uniform(key, _FLIP, []) < probability
     return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: tf.identity(image))
+
+
+def shift(image: tf.Tensor, key: tf.Tensor, limit: int) -> tf.Tensor:
+    """Moves an image by a random whole number of pixels, at most `limit`, in each direction.
+
+    What comes from outside is 0. The image is (height, width, channels), of any type.
+    """
+    room = tf.pad(image, [[limit, limit], [limit, limit], [0, 0]])
+    top, left = tf.unstack(
+        tf.random.stateless_uniform([2], _step_key(key, _SHIFT), 0, 2 * limit + 1, tf.int32)
+    )
+    return tf.ensure_shape(tf.slice(room, [top, left, 0], tf.shape(image)), image.shape)
 
 
 def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
@@ -291,23 +365,34 @@ def rand_augment(
     Returns:
         uint8, as large as `image`.
     """
-    image, operations = _to_uint8(image), list(OPERATIONS)
-    fill = [min(255, round(255 * value)) for value in mean]
+    image = _to_uint8(image)
+    fill = tuple(min(255, round(255 * value)) for value in mean)
     names, magnitudes, signs = _rand_augment_draws(
         key, layers, probability, magnitude, magnitude_std
     )
     for layer in range(layers):
         branches = [
             # Bound as defaults: the loop's variables change.
-            lambda name=name, image=image, layer=layer: apply_operation(
-                name, image, magnitudes[layer], signs[layer], fill
+            lambda name=name, image=image, layer=layer: _operation(name, fill)(
+                image, magnitudes[layer], signs[layer]
             )
-            for name in operations
+            for name in OPERATIONS
         ]
         branches.append(lambda image=image: tf.identity(image))
         # A switch, unlike a selection among all results, calculates only the one that was drawn.
         image = tf.ensure_shape(tf.switch_case(names[layer], branches), image.shape)
     return image
+
+
+@functools.cache
+def _operation(name, fill):
+    """A function in the graph, for all layers: TensorFlow visits each node of branches not taken."""
+
+    def operation(image, magnitude, sign):
+        return apply_operation(name, image, magnitude, sign, fill)
+
+    not_inlined = {"_noinline": True}
+    return tf.function(operation, autograph=False, experimental_attributes=not_inlined)
 
 
 def _rand_augment_draws(key, layers, probability, magnitude, magnitude_std):

@@ -15,7 +15,7 @@ def save(epochs: list[dict[str, float]], path: Path) -> None:
     """Draws loss, accuracy and learning rate over the epochs into a PNG.
 
     Args:
-        epochs: `checkpoints.History.epochs`.
+        epochs: `record.Progress.epochs`.
         path: of the picture.
     """
     # Not through pyplot: no window is wanted, and no setting of the user's changed.
@@ -27,12 +27,12 @@ def save(epochs: list[dict[str, float]], path: Path) -> None:
     def draw(axes, key, **style):
         axes.plot(xs, [epoch[key] for epoch in epochs], marker=".", **style)
 
-    draw(loss, "loss", label="training (smoothed labels)")
+    draw(loss, "loss", label="training (augmented)")
     draw(loss, "val_loss", label="held out")
-    draw(accuracy, "accuracy", label="training")
-    draw(accuracy, "val_accuracy", label="held out")
+    draw(accuracy, "top1", label="training")
+    draw(accuracy, "val_top1", label="held out")
     draw(rate, "learning_rate", color="gray")
-    for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
+    for axes, title in ((loss, "loss"), (accuracy, "top1"), (rate, "learning rate")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

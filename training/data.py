@@ -1,162 +1,570 @@
-"""Images and labels, as batches.
+"""Batches of images and labels, from the sources of `training.sources`.
 
-A training batch is (images, labels), an evaluation batch (images, labels, weights): images are
-float32 (batch, height, width, channels), labels float32 (batch, classes) that sum to 1, weights
-float32 (batch,).
+A training batch is (images, labels), an evaluation batch (images, targets, weights): images are
+float32 (batch, height, width, channels), normalized; labels float32 (batch, classes), each summing
+to 1; targets float32 (batch, classes), 1 for each class that is right; weights float32 (batch,), 0
+for what does not count.
+
+What a row of a batch shows follows from the seed and the row's number in the run alone. So a run that
+goes on after any step sees what it would have seen without a break, and several workers, each with its
+part of every batch, see together the batches of one. There are two exceptions: sources without random
+access (TFRecord) are dealt out to the workers, so that their order depends on the number of workers;
+and with a tf.data service it also depends on which server is faster.
+
+Images that can't be read do not stop a run: see `Damaged`. The next one that can be read stands also in
+their place, and nothing else moves.
+
+`python -m training.show_batch` draws a batch, `python -m training.benchmark_input` measures the speed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import tensorflow as tf
 
+from training import augment, sources
 from training.config import Config, ConfigError
 
-HELD_OUT = 0.2  # of the digits
-SPLIT_SEED = 0  # not the run's: all runs are judged by the same images
+_IMAGENET_CLASSES = 1000
+_MIXING = 2  # groups at a time: each may have hundreds of images
+_READY = 2  # batches
 
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Some images with their labels, in memory.
-
-    Attributes:
-        images: float32 (images, height, width, channels), normalized.
-        labels: int32 (images,), from 0.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+Dataset = tf.data.Dataset
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set.
+    """What a run learns from, and what it is judged by; the classes are the same."""
 
-    Attributes:
-        train: what is learned from.
-        held_out: what is judged by, no image of which is in `train`.
-        class_names: for each label.
-        background: pixel value of what lies beyond an image's edge.
-    """
+    train: sources.Images
+    held_out: sources.Images
 
-    train: Split
-    held_out: Split
-    class_names: tuple[str, ...]
-    background: float
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """For each label."""
+        return self.train.class_names
+
+    @property
+    def channels(self) -> int:
+        """3 or 1."""
+        return self.train.channels
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, in [0, 1]: what normalization subtracts."""
+        return self.train.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, in [0, 1]: what normalization divides by."""
+        return self.train.std
 
 
 def load(config: Config) -> Data:
-    """The data set that `config.source` names."""
-    return {"digits": _digits}[config.source](config)
+    """The images that the config names.
 
-
-def _digits(config: Config) -> Data:
-    """1,797 digits, written by 43 people; ink is 16, paper 0, which become 1 and -1.
-
-    Source: scikit-learn's `load_digits`, the test part of UCI's "Optical Recognition of
-    Handwritten Digits" (Alpaydin and Kaynak 1998).
+    Raises:
+        ConfigError: if they are not there, or do not fit together or to the config.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    size = (config.image_size, config.image_size)
-    images = tf.image.resize(digits.images[..., np.newaxis], size, "bilinear").numpy() / 8 - 1
-    labels = digits.target.astype(np.int32)
-    train, held_out = train_test_split(
-        np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
-    )
-    return Data(
-        train=Split(images[train], labels[train]),
-        held_out=Split(images[held_out], labels[held_out]),
-        class_names=tuple(str(name) for name in digits.target_names),
-        background=-1.0,
-    )
+    train = sources.load(config.source, "train", config.train_split, config.data_dir)
+    judges = config.validation_source or config.source
+    held_out = sources.load(judges, "validation", config.validation_split, config.data_dir)
+    counts = [len(images.class_names) for images in (train, held_out)]
+    # ImageNet's classes may be named by synsets or by words; their order is the same.
+    if train.class_names != held_out.class_names and set(counts) != {_IMAGENET_CLASSES}:
+        different = sorted({*train.class_names} ^ {*held_out.class_names})[:3]
+        raise ConfigError(
+            f"{judges} must have the classes of {config.source}, in the same order. Received "
+            f"{counts[1]} classes and {counts[0]}. Only in one: {', '.join(different) or 'none'}."
+        )
+    if train.channels != held_out.channels:
+        raise ConfigError(
+            f"The images of {judges} must have as many channels as those of {config.source}. Received "
+            f"{held_out.channels} and {train.channels}."
+        )
+    if train.channels != 3 and config.augmenter != "none":
+        raise ConfigError(
+            f"`augmenter` must be none for {config.source}, whose images have no colours. Received "
+            f"{config.augmenter!r}."
+        )
+    return Data(train, held_out)
 
 
 def steps_per_epoch(config: Config, data: Data) -> int:
-    """Full batches in one pass over the training images.
+    """Full batches in an epoch, which is as long whatever `config.repeated_augmentation`.
 
     Raises:
         ConfigError: if there is none.
     """
-    steps = len(data.train.labels) // config.batch_size
+    steps = data.train.count // config.batch_size
     if steps == 0:
         raise ConfigError(
-            f"`batch_size` must be at most the number of training images, {len(data.train.labels)}. "
+            f"`batch_size` must be at most the number of training images, {data.train.count}. "
             f"Received {config.batch_size}."
         )
     return steps
 
 
-def training_batches(config: Config, data: Data, first_epoch: int = 0) -> tf.data.Dataset:
-    """The batches of the epochs from `first_epoch` to the last, one epoch after the other.
+def total_steps(config: Config, data: Data) -> int:
+    """Of the whole run, with the epochs at the final learning rate."""
+    per_epoch = steps_per_epoch(config, data)
+    falling = config.steps if config.steps is not None else config.epochs * per_epoch
+    return falling + config.cooldown_epochs * per_epoch
 
-    Order and shifts are drawn by stateless operations, keyed by (seed, epoch) and the place in
-    the epoch. So an epoch's batches are always the same, whether the epochs before it were seen
-    by this process, by one that was killed, or by none, and at any parallelism.
+
+# Training
+
+
+def training_batches(
+    config: Config,
+    data: Data,
+    damaged: Damaged,
+    first_step: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    replicas: int = 1,
+    attempt: int = 0,
+) -> Dataset:
+    """A worker's batches, from a step of the run on to its last.
+
+    Of the rows of a step, which are `config.batch_size`, each worker has an equal part: the first
+    worker the first rows, and so on; and so has each replica of those of its worker. An epoch has each
+    image at most once; or, with repeated augmentation, a part of them, as often as that says.
+
+    Args:
+        config: the run's.
+        data: `load(config)`.
+        damaged: is told of images that can't be read.
+        first_step: the first to be given.
+        worker, workers: this one, from 0, and how many there are.
+        replicas: of this worker.
+        attempt: 0; another number for other random draws.
 
     Returns:
-        A data set of (images, labels), `steps_per_epoch` full batches for each epoch. Labels are
-        smoothed.
+        An endless supply but for the run's end: for each step, `replicas` successive batches of
+        (images, labels), of `batch_size // workers // replicas` rows. Labels are mixed and smoothed.
+
+    Raises:
+        ConfigError: if the batch can't be parted so, or the source can't be read by the tf.data
+            service.
     """
-    images, labels = tf.constant(data.train.images), tf.constant(_one_hot(data, data.train))
-    labels = labels * (1 - config.label_smoothing) + config.label_smoothing / labels.shape[-1]
-    images_per_epoch = steps_per_epoch(config, data) * config.batch_size
+    images, seed = data.train, config.seed
+    rows, batch = _parts(config.batch_size, "`batch_size`", workers, replicas)
+    group = _mix_group(config, rows, workers)
+    rows_per_epoch = steps_per_epoch(config, data) * config.batch_size
+    steps = total_steps(config, data)
+    views = config.repeated_augmentation
 
-    def epoch_places(epoch):
-        key = tf.stack([tf.constant(config.seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(images.shape[0]), seed=key)
-        places = tf.data.Dataset.range(images_per_epoch)
-        return places.map(lambda place: (order[place], tf.random.fold_in(key, place)))
+    def row_of_run(own: tf.Tensor) -> tf.Tensor:
+        """The number of this worker's row among all rows of the run."""
+        return own // rows * config.batch_size + worker * rows + own % rows
 
-    def example(index, key):
-        return _shift(images[index], config.max_shift, data.background, key), labels[index]
+    # Rows with random access: which image is a matter of calculation.
 
-    return (
-        tf.data.Dataset.range(first_epoch, config.epochs)
-        .flat_map(epoch_places)
-        .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        # Epochs end with a full batch, so no batch has images of two.
-        .batch(config.batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+    def of_group(number: tf.Tensor) -> Dataset:
+        return Dataset.range(number * group, (number + 1) * group).map(indexed)
+
+    def indexed(own: tf.Tensor) -> sources.Example:
+        epoch, place = _divide(row_of_run(own), rows_per_epoch)
+        order = augment.key(seed, attempt, epoch)
+        last = tf.constant(images.count - 1, tf.int64)
+        index = tf.random.experimental.index_shuffle(place // views, order, last)
+        return {"epoch": epoch, "place": place, "index": index}
+
+    # Rows without: a resumed epoch is read from its beginning, but not decoded.
+
+    own_per_epoch = rows_per_epoch // workers
+
+    def of_epoch(epoch: tf.Tensor) -> Dataset:
+        stream = images.stream(augment.key(seed, attempt, epoch), worker, workers)
+        if views > 1:
+            stream = stream.flat_map(lambda example: Dataset.from_tensors(example).repeat(views))
+        # A worker's share may lack a few images: its first ones come again.
+        stream = stream.repeat().take(own_per_epoch).enumerate(epoch * own_per_epoch)
+        return stream.skip(tf.maximum(first_step * rows - epoch * own_per_epoch, 0)).map(placed)
+
+    def placed(own: tf.Tensor, example: sources.Example) -> sources.Example:
+        epoch, place = _divide(row_of_run(own), rows_per_epoch)
+        return {"epoch": epoch, "place": place, **example}
+
+    if images.at is not None:
+        examples = Dataset.range(first_step * rows // group, steps * rows // group)
+        examples = examples.flat_map(of_group)
+    else:
+        examples = Dataset.range(
+            first_step * rows // own_per_epoch, math.ceil(steps * rows / own_per_epoch)
+        )
+        examples = examples.flat_map(of_epoch).take((steps - first_step) * rows)
+
+    # Images.
+
+    try:
+        transform = augment.train_transform(
+            config.image_size,
+            seed,
+            crop=False,
+            augmenter=config.augmenter,
+            flip_probability=config.flip,
+            erase_probability=config.erase,
+            max_shift=config.max_shift,
+            interpolation=_interpolation(images),
+            mean=images.mean,
+            std=images.std,
+        )
+    except ImportError as error:  # of keras-cv
+        raise ConfigError(str(error)) from None
+
+    def image(example: sources.Example) -> tuple[tf.Tensor, ...]:
+        index = (attempt, example["epoch"], example["place"])
+
+        def box(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+            return augment.crop_box(height, width, augment.key(seed, *index), config.crop_scale)
+
+        pixels, targets, name = read(images, example, config.crop_scale and box)
+        own_row = example["epoch"] * rows_per_epoch + example["place"]
+        return transform(index, pixels), targets, name, own_row
+
+    # Groups, which are mixed and in which a good image may stand in for a damaged one.
+
+    def mixed(pixels: tf.Tensor, labels: tf.Tensor, names: tf.Tensor, numbers: tf.Tensor):
+        pixels, labels = _filled(pixels, labels, names == "")
+        pixels, labels = augment.mix(
+            pixels,
+            labels,
+            augment.key(seed, attempt, numbers[0] // group),
+            mixup=config.mixup,
+            cutmix=config.cutmix,
+            smoothing=config.label_smoothing,
+            augmenter="keras_cv" if config.augmenter == "keras_cv" else "timm",
+        )
+        return pixels, labels, names
+
+    groups = (
+        examples.map(image, tf.data.AUTOTUNE, deterministic=True)
+        .batch(group, drop_remainder=True)
+        .map(mixed, _MIXING, deterministic=True)
+    )
+    if config.data_service is not None:
+        groups = _served(groups, config)
+    batches = _reported(groups, damaged, in_place_of=group)
+    if batch != group:
+        batches = batches.rebatch(batch, drop_remainder=True)
+    return _finished(batches)
+
+
+def _parts(batch_size: int, what: str, workers: int, replicas: int) -> tuple[int, int]:
+    """A worker's and a replica's rows of a batch."""
+    if batch_size % (workers * replicas):
+        raise ConfigError(
+            f"{what} must be a multiple of the number of devices, {workers * replicas}. Received "
+            f"{batch_size}."
+        )
+    return batch_size // workers, batch_size // workers // replicas
+
+
+def _mix_group(config: Config, rows: int, workers: int) -> int:
+    """How many successive rows are mixed with one another."""
+    if config.mix_images is not None:
+        if rows % config.mix_images:
+            raise ConfigError(
+                f"`mix_images` must divide the images per worker and step, {config.batch_size} / "
+                f"{workers} = {rows}. Received {config.mix_images}."
+            )
+        return config.mix_images
+    if workers > 1 and (config.mixup or config.cutmix):
+        raise ConfigError(
+            f"`mix_images` must be a number that divides the images per worker and step, "
+            f"{config.batch_size} / {workers} = {rows}: a batch of several workers can't be mixed as a "
+            "whole. Received none."
+        )
+    return rows
+
+
+def _divide(number: tf.Tensor, by: int) -> tuple[tf.Tensor, tf.Tensor]:
+    return number // by, number % by
+
+
+def _filled(images: tf.Tensor, labels: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The rows, but instead of one that is not good the next good one; after the last, the first."""
+
+    def fill():
+        places = tf.where(good)[:, 0]
+        following = tf.searchsorted(places, tf.range(tf.size(good, tf.int64), dtype=tf.int64))
+        chosen = tf.gather(places, following % tf.size(places))
+        return tf.gather(images, chosen), tf.gather(labels, chosen)
+
+    # If none is good, the run ends when it is reported.
+    return tf.cond(
+        tf.reduce_all(good) | ~tf.reduce_any(good),
+        lambda: (tf.identity(images), tf.identity(labels)),
+        fill,
     )
 
 
-def _shift(image: tf.Tensor, limit: int, background: float, key: tf.Tensor) -> tf.Tensor:
-    """Moves an image by a random whole number of pixels, at most `limit`, in each direction."""
-    height, width, channels = image.shape
-    room = tf.pad(image, [[limit, limit], [limit, limit], [0, 0]], constant_values=background)
-    top, left = tf.unstack(tf.random.stateless_uniform([2], key, 0, 2 * limit + 1, tf.int32))
-    return tf.slice(room, [top, left, 0], [height, width, channels])
+# Evaluation
 
 
-def evaluation_batches(config: Config, data: Data) -> tf.data.Dataset:
-    """The held-out images, in order, each once.
+def evaluation_batches(
+    config: Config,
+    images: sources.Images,
+    damaged: Damaged,
+    batch_size: int,
+    worker: int = 0,
+    workers: int = 1,
+    replicas: int = 1,
+) -> Dataset:
+    """A worker's batches of images to be judged by, in the source's order.
 
-    The last batch is filled up with copies of the first image that weigh nothing: all batches
-    have one size, as a strategy with several replicas needs it. Keras takes the mean loss over
-    all rows of a batch, also those that weigh nothing; so the real images' weight is not 1 but
-    what makes the mean weight 1, and Keras' loss is exactly the mean over the real images.
+    Over all workers and replicas each image is there exactly once with weight 1; but 0 if it can't be
+    read, or no class is right for it. Rows that fill up the last batches have weight 0 too.
+
+    Args:
+        config: the run's.
+        images: such as `load(config).held_out`.
+        damaged: is told of images that can't be read.
+        batch_size: of all workers together, which part it as in `training_batches`.
+        worker, workers: this one, from 0, and how many there are.
+        replicas: of this worker.
 
     Returns:
-        A data set of (images, labels, weights).
+        Batches of (images, targets, weights), all of the same size, and as many for each worker.
+
+    Raises:
+        ConfigError: if the batch can't be parted so.
     """
-    images, labels = data.held_out.images, _one_hot(data, data.held_out)
-    real = len(images)
-    padding = -real % config.batch_size
-    weights = np.zeros(real + padding, np.float32)
-    weights[:real] = (real + padding) / real
+    rows, batch = _parts(batch_size, "The evaluation batch", workers, replicas)
+    steps = math.ceil(images.count / batch_size)
 
-    def fill(rows):
-        return np.concatenate([rows, np.repeat(rows[:1], padding, axis=0)])
+    def row(example: sources.Example) -> tuple[tf.Tensor, ...]:
+        pixels, targets, name = read(images, example)
+        pixels = evaluation_image(
+            pixels, config.image_size, config.evaluation_crop, _interpolation(images)
+        )
+        counts = tf.cast((name == "") & tf.reduce_any(targets > 0), tf.float32)
+        return augment.normalize(pixels, images.mean, images.std), targets, counts, name
 
-    rows = (fill(images), fill(labels), weights)
-    return tf.data.Dataset.from_tensor_slices(rows).batch(config.batch_size).cache()
+    if images.at is not None:
+        examples = Dataset.range(images.count).map(lambda index: (index, {"index": index}))
+    else:
+        # Each worker reads all, so that the rows are the same with any number of them.
+        examples = images.stream(None, 0, 1).enumerate()
+    own = examples.filter(lambda number, _: number % batch_size // rows == worker)
+    of_last = images.count - (steps - 1) * batch_size - worker * rows
+    padding = min(max(rows - of_last, 0), rows)
+
+    judged = own.map(lambda _, example: row(example), tf.data.AUTOTUNE, deterministic=True)
+    nothing = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), judged.element_spec)
+    batches = judged.concatenate(Dataset.from_tensors(nothing).repeat(padding)).batch(
+        batch, drop_remainder=True
+    )
+    return _finished(_reported(batches, damaged))
 
 
-def _one_hot(data: Data, split: Split) -> np.ndarray:
-    return np.eye(len(data.class_names), dtype=np.float32)[split.labels]
+def evaluation_image(
+    image: tf.Tensor, size: int, crop: float | None, interpolation: str = "bicubic"
+) -> tf.Tensor:
+    """Prepares an image as `keras_cvt.imagenet.load_image` does, to 0.25 gray levels in the mean.
+
+    Args:
+        image: (height, width, channels), uint8.
+        size: height and width of the result.
+        crop: the short side is resized to `int(size / crop)` pixels before the centre is cut out;
+            None: the whole image is resized, whatever its proportions.
+        interpolation: of `augment.resize`.
+
+    Returns:
+        uint8 (size, size, channels).
+    """
+    if crop is None:
+        return augment.resize(image, size, interpolation)
+    height, width = tf.unstack(tf.shape(image)[:2])
+    short = int(size / crop)
+    # Torchvision's rounding: the long side's length is truncated, a half offset goes to the even one.
+    full = tf.stack(
+        [tf.maximum(short, short * height // width), tf.maximum(short, short * width // height)]
+    )
+    top, left = tf.unstack(tf.cast(tf.round((full - size) / 2), tf.int32))
+    image = augment.resize(image, full, interpolation)
+    return tf.ensure_shape(image[top : top + size, left : left + size], (size, size, None))
+
+
+# Reading
+
+
+def _interpolation(images: sources.Images) -> str:
+    """Bicubic for photos; it would draw edges around the strokes of tiny drawings."""
+    return "bicubic" if images.channels == 3 else "bilinear"
+
+
+def read(
+    images: sources.Images, row: sources.Example, box: Callable | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Reads and decodes an image, or the part of it that `box` of its height and width gives.
+
+    Returns:
+        Pixels, uint8 (height, width, channels); float32 (classes,), 1 where a class is right; and the
+        name if the image can't be read, else "". Such an image is black and has no class.
+    """
+
+    def example(row: sources.Example) -> sources.Example:
+        return row if images.at is None else images.at(row["index"])
+
+    def decoded(row: sources.Example) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        found = example(row)
+        pixels = tf.ensure_shape(_decode(found["image"], box), (None, None, images.channels))
+        targets = tf.reduce_sum(tf.one_hot(found["labels"], len(images.class_names)), axis=0)
+        return pixels, tf.minimum(targets, 1.0), tf.constant(True)
+
+    nothing = (
+        tf.zeros((1, 1, images.channels), tf.uint8),
+        tf.zeros((len(images.class_names),)),
+        tf.constant(False),
+    )
+    # The only place where TensorFlow has a "try" is a data set: this one has an image or none. It takes
+    # 0.3 ms.
+    tried = Dataset.from_tensors(row).map(decoded).ignore_errors(log_warning=False)
+    tried = tried.concatenate(Dataset.from_tensors(nothing)).take(1)
+    pixels, targets, good = tried.get_single_element()
+    name = tf.cond(good, lambda: tf.constant(""), lambda: example(row)["name"])
+    return pixels, targets, tf.ensure_shape(name, ())
+
+
+def _decode(image: tf.Tensor, box: Callable | None) -> tf.Tensor:
+    if image.dtype == tf.uint8:
+        return _cut(image, box)
+
+    # TensorFlow's own choice is a faster transform, that differs by some gray levels from Pillow's.
+    exact = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+    def jpeg() -> tf.Tensor:
+        if box is None:
+            return tf.io.decode_jpeg(image, **exact)
+        shape = tf.io.extract_jpeg_shape(image)
+        return tf.io.decode_and_crop_jpeg(image, box(shape[0], shape[1]), **exact)
+
+    def other() -> tf.Tensor:
+        return _cut(tf.io.decode_image(image, channels=3, expand_animations=False), box)
+
+    return tf.cond(tf.io.is_jpeg(image), jpeg, other)
+
+
+def _cut(image: tf.Tensor, box: Callable | None) -> tf.Tensor:
+    if box is None:
+        return image
+    shape = tf.shape(image)
+    top, left, height, width = tf.unstack(box(shape[0], shape[1]))
+    return image[top : top + height, left : left + width]
+
+
+class DamagedError(ConfigError):
+    """More images can't be read than the run may skip. The message is one line."""
+
+
+class Damaged:
+    """Counts the images that can't be read, and logs the name of each once.
+
+    Attributes:
+        limit: so many are skipped; one more is an error.
+        names: of the images that can't be read.
+        error: that stops the run, or None. TensorFlow hides it behind an error of its own.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.names: dict[str, None] = {}  # in order
+        self.error: DamagedError | None = None
+
+    def report(self, names: Iterable[bytes], in_place_of: int | None = None) -> None:
+        """Notes images of a batch that can't be read.
+
+        Args:
+            names: theirs.
+            in_place_of: so many images can't all be damaged: none would be left to stand in.
+
+        Raises:
+            DamagedError: if the run may not go on.
+        """
+        names = [name.decode(errors="backslashreplace") for name in names]
+        for name in dict.fromkeys(names):
+            if name not in self.names:
+                self.names[name] = None
+                logging.getLogger(__name__).warning("%s can't be read, and is skipped.", name)
+        first = ", ".join(list(self.names)[:3]) + (", ..." if len(self.names) > 3 else "")
+        if len(self.names) > self.limit:
+            self.error = DamagedError(
+                f"{len(self.names)} images can't be read; `max_damaged` is {self.limit}: {first}"
+            )
+        elif in_place_of is not None and len(names) == in_place_of:
+            self.error = DamagedError(
+                f"All of {in_place_of} successive images can't be read: {first}"
+            )
+        if self.error is not None:
+            raise self.error
+
+
+def _reported(batches: Dataset, damaged: Damaged, in_place_of: int | None = None) -> Dataset:
+    """Tells `damaged` of the names that are the batches' last part, and leaves that out."""
+
+    def report(names: tf.Tensor) -> tf.Tensor:
+        damaged.report(names, in_place_of)
+        return True
+
+    def check(*batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        *batch, names = batch
+        names = tf.boolean_mask(names, names != "")
+        reported = tf.cond(
+            tf.size(names) > 0,
+            lambda: tf.numpy_function(report, [names], tf.bool),
+            lambda: tf.constant(True),
+        )
+        with tf.control_dependencies([reported]):
+            return tuple(tf.identity(part) for part in batch)
+
+    return batches.map(check)
+
+
+# The data sets of TensorFlow
+
+
+def _served(groups: Dataset, config: Config) -> Dataset:
+    """The same, prepared by the servers of a tf.data service.
+
+    They part the groups (of TFRecord, the epochs) among them as each has time: all are prepared once,
+    in no certain order; those of a server that fails are lost.
+
+    Raises:
+        ConfigError: if only this process can read the source.
+    """
+    if _has_python(groups):
+        raise ConfigError(
+            f"`data_service` can't be used with {config.source} and {config.augmenter!r}: they need "
+            "Python in this process. Take TFRecord or folders, or `data_service` none."
+        )
+    service = tf.data.experimental.service
+    return groups.apply(
+        service.distribute(
+            processing_mode=service.ShardingPolicy.DYNAMIC, service=config.data_service
+        )
+    )
+
+
+def _has_python(dataset: Dataset) -> bool:
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
+    return any("PyFunc" in node.op for node in nodes)
+
+
+def _finished(batches: Dataset) -> Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Images are prepared side by side: to part each operation as well only costs.
+    options.threading.max_intra_op_parallelism = 1
+    options.threading.private_threadpool_size = len(os.sched_getaffinity(0))
+    # The workers' parts are made here: a strategy must not part them again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.prefetch(_READY).with_options(options)

@@ -4,7 +4,7 @@ Exports the run's model as a SavedModel, lets a process without Keras answer the
 with it, compares that with Keras' own answers, and shows what it says about a few images. Adds to
 the run's folder:
 
-    saved_model/      signature `serving_default`: `images` -> `probabilities`
+    saved_model/1/    with the signatures of `keras_cvt.export.to_saved_model`
     predictions.png   a few held-out images with their answers
 
 Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished run.
@@ -74,19 +74,23 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     import keras
     import numpy as np
 
-    import keras_cvt  # noqa: F401  the model's file names its layers
+    from keras_cvt import export
     from training import data
 
     images = data.load(config)
-    held_out = images.held_out
+    held_out, labels = in_memory(config, images)
     model = keras.models.load_model(run_dir / "model.keras")
-    saved_model = run_dir / "saved_model"
-    export_saved_model(model, saved_model)
+    with replacing(run_dir / "saved_model") as beside:
+        # The digits are normalized to -1 to 1, and have no margin to crop.
+        export.to_saved_model(
+            model, beside, labels=images.class_names, crop=None, mean=[0.5], std=[0.5]
+        )
+    saved_model = run_dir / "saved_model" / "1"
 
-    expected = model.predict(held_out.images, batch_size=config.batch_size, verbose=0)
-    answers = answer_without_keras(saved_model, held_out.images)
+    expected = model.predict(held_out, batch_size=config.batch_size, verbose=0)
+    answers = answer_without_keras(saved_model, held_out)
     predicted = answers.argmax(axis=-1)
-    correct = int(np.sum(predicted == held_out.labels))
+    correct = int(np.sum(predicted == labels))
     difference = largest_difference(answers, expected)
     print(
         f"A process without Keras answered {len(answers)} held-out images, {correct} of them right, "
@@ -98,12 +102,25 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     shown = range(min(count, len(answers)))
     print("\nimage  label  answer  probability")
     for i in shown:
-        label, answer = (images.class_names[k] for k in (held_out.labels[i], predicted[i]))
+        label, answer = (images.class_names[k] for k in (labels[i], predicted[i]))
         mark = "" if label == answer else "  wrong"
         print(f"{i:5}  {label:>5}  {answer:>6}  {answers[i].max():10.1%}{mark}")
     picture = run_dir / "predictions.png"
-    draw(images, answers, shown, picture)
+    draw(held_out, labels, images.class_names, answers, shown, picture)
     print(f"\n{saved_model}  the exported model\n{picture}  these images")
+
+
+def in_memory(config: Config, images: Any) -> tuple[Any, Any]:
+    """The held-out images, normalized, float32 (images, height, width, channels), and their labels."""
+    import numpy as np
+
+    from training import data
+
+    damaged = data.Damaged(config.max_damaged)
+    batches = data.evaluation_batches(config, images.held_out, damaged, config.batch_size)
+    parts = zip(*batches.as_numpy_iterator(), strict=True)
+    pixels, targets, weights = (np.concatenate(part) for part in parts)
+    return pixels[weights > 0], targets[weights > 0].argmax(axis=-1)
 
 
 def read_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
@@ -120,27 +137,6 @@ def read_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
             f"{run_dir} has no finished run: {error}. Train first: python -m training.train --config "
             f"{configs.names()[0]} --run-dir {run_dir}"
         ) from None
-
-
-def export_saved_model(model: Any, folder: Path) -> None:
-    """Writes a SavedModel with the signature `serving_default`, from `images` to `probabilities`.
-
-    Args:
-        model: a `keras.Model` from images, float32 and normalized as in training, to probabilities.
-        folder: replaced if it is there.
-    """
-    import keras
-    import tensorflow as tf
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default",
-        lambda images: {"probabilities": model(images, training=False)},
-        input_signature=[tf.TensorSpec(model.input_shape, tf.float32, name="images")],
-    )
-    with replacing(folder) as beside:
-        archive.write_out(str(beside), verbose=False)
 
 
 def largest_difference(answers: Any, expected: Any) -> float:
@@ -187,7 +183,7 @@ def answer_without_keras(saved_model: Path, images: Any) -> Any:
         return np.load(answered)
 
 
-def draw(images: Any, answers: Any, shown: Any, path: Path) -> None:
+def draw(images: Any, labels: Any, class_names: Any, answers: Any, shown: Any, path: Path) -> None:
     """Draws held-out images with label, answer and probability into a PNG; wrong answers in red."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -200,10 +196,10 @@ def draw(images: Any, answers: Any, shown: Any, path: Path) -> None:
     for axes in grid:
         axes.axis("off")
     for i in shown:
-        label, answer = images.held_out.labels[i], answers[i].argmax()
-        grid[i].imshow(images.held_out.images[i], cmap="gray_r")
+        label, answer = labels[i], answers[i].argmax()
+        grid[i].imshow(images[i], cmap="gray_r")
         grid[i].set_title(
-            f"label {images.class_names[label]}\n{images.class_names[answer]}: {answers[i].max():.1%}",
+            f"label {class_names[label]}\n{class_names[answer]}: {answers[i].max():.1%}",
             color="black" if label == answer else "red",
             fontsize=10,
         )

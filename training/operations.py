@@ -153,13 +153,14 @@ _CUBIC = np.array([[0, 1, 0, 0], [-1, 0, 1, 0], [2, -2, 1, -1], [-1, 1, -1, 1]],
 # What is exactly a whole number for Pillow may be a little less in float32: half a thousandth more
 # keeps it from being truncated to the one below.
 _NUDGE = 0.0005
+_STRIP = 32  # rows
 
 
-def _cubic_weights(t, repeats):
-    """float32 (places, 4 * repeats) of t, float64 (places,); each weight stands `repeats` times."""
+def _cubic_weights(t, polynomials=_CUBIC):
+    """float32 (places, polynomials) of t, float64 (places,)."""
     t = tf.cast(t, tf.float32)
     powers = tf.stack([tf.ones_like(t), t, t * t, t * t * t], axis=1)
-    return tf.matmul(powers, np.repeat(_CUBIC, repeats, axis=1))
+    return tf.matmul(powers, polynomials)
 
 
 def _to_pixels(values):
@@ -173,7 +174,7 @@ def _move_rows(image, offsets, fill):
     sources = tf.cast(whole, tf.int32)[:, tf.newaxis] + tf.range(-1, width + 2)
     near = tf.gather(image, tf.clip_by_value(sources, 0, width - 1), axis=1, batch_dims=1)
     near = tf.cast(in_rows(near), tf.float32)
-    weights = tf.split(_cubic_weights(offsets - whole, 1), 4, axis=1)
+    weights = tf.split(_cubic_weights(offsets - whole), 4, axis=1)
     moved = tf.add_n([near[:, 3 * i : 3 * (i + width)] * weights[i] for i in range(4)])
 
     # -0.5 - offset <= x < width - 0.5 - offset
@@ -215,29 +216,39 @@ def _rotate(image, degrees, fill):
     """Counter-clockwise around the image's centre."""
     height, width = tf.unstack(tf.shape(image)[:2])
     rows, columns = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-    y = (_centres(height) - rows / 2)[:, tf.newaxis]
     x = (_centres(width) - columns / 2)[tf.newaxis]
     cos, sin = tf.cos(degrees * (math.pi / 180)), tf.sin(degrees * (math.pi / 180))
-    from_x = tf.reshape(cos * x - sin * y + columns / 2, [-1])
-    from_y = tf.reshape(sin * x + cos * y + rows / 2, [-1])
-    inside = (from_x >= 0) & (from_x < columns) & (from_y >= 0) & (from_y < rows)
-    left, top = tf.floor(from_x - 0.5), tf.floor(from_y - 0.5)
-    by_x = _cubic_weights(from_x - 0.5 - left, 3)
-    by_y = _cubic_weights(from_y - 0.5 - top, 12)
 
     # Edge pixels twice more on each side, and beside each pixel the three to the right of it: then
     # four look-ups find a place's sixteen neighbours, and their 48 values stand in one row.
     room = tf.gather(image, tf.clip_by_value(tf.range(-2, height + 2), 0, height - 1), axis=0)
     room = tf.gather(room, tf.clip_by_value(tf.range(-2, width + 2), 0, width - 1), axis=1)
     fours = tf.concat([room[:, i : i + width + 1] for i in range(4)], axis=2)
-    left = tf.clip_by_value(_whole(left), -1, width - 1) + 1
-    top = tf.clip_by_value(_whole(top), -1, height - 1) + 1
-    places = (top * (width + 1) + left)[:, tf.newaxis] + tf.range(4) * (width + 1)
-    near = tf.cast(tf.gather(tf.reshape(fours, [-1, 12]), places), tf.float32)
-    lines = tf.reshape(near, [-1, 48]) * by_y
-    turned = tf.add_n(tf.split(lines, 4, axis=1)) * by_x
-    turned = tf.matmul(turned, np.tile(np.eye(3, dtype=np.float32), (4, 1)))
-    return tf.where(tf.stack([inside] * 3, axis=1), _to_pixels(turned), fill)
+    fours = tf.reshape(fours, [-1, 12])
+
+    def strip(y):
+        from_x = tf.reshape(cos * x - sin * y + columns / 2, [-1])
+        from_y = tf.reshape(sin * x + cos * y + rows / 2, [-1])
+        inside = (from_x >= 0) & (from_x < columns) & (from_y >= 0) & (from_y < rows)
+        left, top = tf.floor(from_x - 0.5), tf.floor(from_y - 0.5)
+        by_x = _cubic_weights(from_x - 0.5 - left, _CUBIC.repeat(3, axis=1))
+        below = from_y - 0.5 - top
+        left = tf.clip_by_value(_whole(left), -1, width - 1) + 1
+        top = tf.clip_by_value(_whole(top), -1, height - 1) + 1
+        places = top * (width + 1) + left
+        lines = [
+            tf.cast(tf.gather(fours, places + i * (width + 1)), tf.float32)
+            * _cubic_weights(below, _CUBIC[:, i : i + 1].repeat(12, axis=1))
+            for i in range(4)
+        ]
+        turned = tf.matmul(tf.add_n(lines) * by_x, np.tile(np.eye(3, dtype=np.float32), (4, 1)))
+        return tf.where(inside[:, tf.newaxis], _to_pixels(turned), fill)
+
+    # One strip after the other: what lies between would not fit into the processor's cache.
+    strips = -(-height // _STRIP)
+    y = tf.reshape(_centres(strips * _STRIP) - rows / 2, [strips, _STRIP, 1])
+    turned = tf.map_fn(strip, y, parallel_iterations=1, fn_output_signature=tf.uint8)
+    return tf.reshape(turned, [-1, width, 3])[:height]
 
 
 def _enhancement(level, sign):

@@ -31,11 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configs.load(arguments.config, arguments.set)
         startup.quiet_tensorflow()
+        import tensorflow as tf
+
         from training import data as datasets
 
         data = datasets.load(config)
-        batches = datasets.training_batches(config, data)
-        images, labels = next(iter(batches.skip(arguments.batch).take(1).as_numpy_iterator()))
+        damaged = datasets.Damaged(config.max_damaged)
+        batches = datasets.training_batches(config, data, damaged, first_step=arguments.batch)
+        try:
+            images, labels = next(iter(batches.as_numpy_iterator()))
+        except tf.errors.OpError as error:
+            raise damaged.error or error from None
         save(images, labels, data, arguments.output, arguments.images)
     except ConfigError as error:
         print(f"training.show_batch: error: {error}", file=sys.stderr)

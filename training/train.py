@@ -1,49 +1,82 @@
-"""Trains a CvT: `python -m training.train --config digits [--set key=value ...] [--run-dir DIR]`.
+"""Trains a CvT: `python -m training.train --config NAME [--set key=value ...] [--run-dir DIR]`.
 
 A run lives in one folder:
 
     config.json    what was asked
-    checkpoints/   the latest, one after each epoch
+    checkpoints/   the latest, one after each epoch and each `checkpoint_steps`
+    tensorboard/   curves: `tensorboard --logdir DIR`
+    history.csv    the epochs' numbers
     model.keras    the trained model: from normalized images to probabilities
     curves.png     loss, accuracy and learning rate over the epochs
     report.json    the result; written last, so a run that has it is finished
 
-Running the same command again looks into that folder, and
+A run begins with the first of these that there is:
 
-1. if there is a report, the run is finished: says so, and trains no more;
-2. else, if there is a complete checkpoint, goes on after its epoch: whatever stopped the run, it
-   ends with the same weights as if nothing had, bit for bit;
-3. else starts from the beginning.
+1. the folder's report: the run is finished; says so, and trains no more;
+2. the folder's newest checkpoint that is complete and not damaged: whatever stopped the run, it ends
+   with the same weights as if nothing had, bit for bit, on the same devices;
+3. with `--resume FOLDER`, the newest checkpoint in that other run's folder, which must have the same
+   config: for going on elsewhere;
+4. the config's `weights`;
+5. random weights.
 
-A folder with a run of another config is left alone: an error names what differs.
+A folder with a run of another config is left alone: an error names what differs. So is one that
+another process is writing.
+
+On several machines, start the same command on each, with one run folder that all can reach; see
+`training.distribute`, and `training.supervise` for restarting workers that died.
+
+Exit status: 0 done, or stopped as asked; 1 failed, as when the disk is full; 2 can't be done as asked;
+3 can't go on, nor if started again (diverged, too many damaged images, too little memory); 75 another
+worker is gone, and all are to be started again; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
+import itertools
 import json
+import os
 import platform
 import statistics
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from training import config as configs
 from training import startup
+from training.checkpoints import CheckpointError, Checkpoints, DiskError, RunLock
 from training.config import Config, ConfigError
 from training.files import replacing, write_text
 
 # TensorFlow takes seconds to import. What needs it is imported where it is used, after everything
 # that can be said about the command line without it.
 
+CANNOT_GO_ON = 3
+WORKER_LOST = 75  # "temporary failure" among the conventional exit statuses
+_MOST_ATTEMPTS = 3  # at getting past a divergence
+
+
+class RunError(Exception):
+    """A run that can't go on, nor if it is started again. The message is one line."""
+
+
+class WorkerLost(Exception):
+    """Another worker does not answer any more. The message is one line."""
+
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status: 0 done, 2 can't be done as asked, 130 interrupted."""
+    """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
     run_dir = arguments.run_dir or Path("runs") / arguments.config
+    strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
     try:
-        config = configs.load(arguments.config, arguments.set)
+        config = configs.load(arguments.config, arguments.set + strategy)
+        resume = other_run(config, arguments.resume)
         report = open_run(config, run_dir)
         if report is not None:
             print(f"{run_dir} is finished already: nothing to train.")
@@ -51,19 +84,24 @@ def main(argv: list[str] | None = None) -> int:
             print(f"Run {run_dir}: starting TensorFlow.", flush=True)
             startup.quiet_tensorflow()
             startup.make_deterministic()
-            report = train(config, run_dir)
-    except ConfigError as error:
+            report = train(config, run_dir, resume)
+    except (ConfigError, RunError, WorkerLost, DiskError) as error:
         print(f"training.train: error: {error}", file=sys.stderr)
         with contextlib.suppress(OSError):  # a folder made for a run that can't be, still empty
             run_dir.rmdir()
-        return 2
+        if isinstance(error, WorkerLost):
+            # Not the usual way: TensorFlow would wait for the other worker.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(WORKER_LOST)
+        return {ConfigError: 2, RunError: CANNOT_GO_ON}.get(type(error), 1)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on after the last finished epoch.")
+        print("\nInterrupted. The same command goes on after the last checkpoint.")
         return 130
     if report is None:
         print(
-            f"Stopped after epoch {config.stop_after_epochs} of {config.epochs}, as asked. To go on, "
-            "give the same command without `stop_after_epochs`, or with a later one."
+            f"Stopped at step {config.max_steps}, as asked. To go on, give the same command without "
+            "`max_steps`, or with a later one."
         )
     else:
         print(summary(report, run_dir))
@@ -71,11 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    class OneLineErrors(argparse.ArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{self.prog}: error: {message}\n")
-
-    parser = OneLineErrors(
+    parser = configs.OneLineErrors(
         prog="training.train",
         description="Trains a CvT, or goes on with it where it was stopped.",
         epilog="The keys of --set are the fields of training.config.Config, which says what they mean.",
@@ -90,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="change a field of the config",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=configs.STRATEGIES,
+        help="the devices; the same as --set strategy=..., see training.distribute",
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR", help="another run's folder to go on from"
     )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME")
     return parser
@@ -120,146 +162,354 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def train(config: Config, run_dir: Path) -> dict[str, Any] | None:
-    """Trains until the run is finished, or until `config.stop_after_epochs`.
+def train(
+    config: Config, run_dir: Path, resume: Sequence[Checkpoints] = ()
+) -> dict[str, Any] | None:
+    """Trains until the run is finished, or until `config.max_steps`.
 
     Args:
         config: of the run.
         run_dir: folder of the run, that exists.
+        resume: of other runs, to go on from if this one has no checkpoint.
 
     Returns:
         The report, or None if the run stopped before its end.
 
     Raises:
         ConfigError: if the run can't be done as asked; nothing has been written then.
+        RunError: if it can't go on: diverged, too many images are damaged, or too little memory.
+        WorkerLost: if another worker does not answer.
+        DiskError: if a checkpoint can't be written.
     """
+    from training import distribute
+
+    # The devices, before anything runs on them.
+    strategy = distribute.choose(config)
+    if distribute.is_chief(strategy):
+        with RunLock(run_dir):
+            return _train(config, run_dir, resume, strategy)
+    return _train(config, run_dir, resume, strategy)
+
+
+def _train(
+    config: Config, run_dir: Path, resume: Sequence[Checkpoints], strategy: Any
+) -> dict[str, Any] | None:
     import keras
 
-    from training import checkpoints, curves, data, distribute, optim
+    from training import curves, data, distribute, optim, record
+    from training.step import Trainer
 
-    # The devices, before anything runs on them; and the images, of which they share each batch.
-    strategy = distribute.choose(config)
+    chief = distribute.is_chief(strategy)
+    say = print if chief else _nothing
+    damaged = data.Damaged(config.max_damaged)
+
+    # The images, of which the devices share each batch.
     images = data.load(config)
     steps_per_epoch = data.steps_per_epoch(config, images)
+    total_steps = data.total_steps(config, images)
 
     # The model gives logits, of which the loss is more exact than of probabilities.
     keras.utils.set_random_seed(config.seed)
+    policy = distribute.policy(config)
     with strategy.scope():
-        model = build_model(config, images, classifier_activation=None)
-        distribute.prepare(model, strategy)
-        model.compile(
-            optimizer=optim.optimizer(config, model, steps_per_epoch),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-            weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            # XLA fails with several replicas, and compiling takes longer than a short run.
-            jit_compile=False,
+        cvt = build_model(config, images, dtype=policy)
+        count = parameters(cvt)
+        distribute.prepare(cvt, strategy)
+        optim.freeze_without_effect(cvt)
+        trainer = Trainer(cvt, config.accumulation, config.clip_norm, config.ema)
+        trainer.compile(
+            optim.optimizer(config, cvt, steps_per_epoch, scaled=policy == "mixed_float16"),
+            jit_compile=config.jit_compile,
         )
-    print(
-        f"CvT with {parameters(model):,} parameters, {len(images.train.labels):,} training images, "
-        f"{distribute.describe(strategy)}."
+    say(config.table())
+    say(
+        f"CvT with {count:,} parameters in {policy}, {images.train.count:,} training images, "
+        f"{steps_per_epoch:,} steps each epoch, {distribute.describe(strategy)}."
     )
 
     # How far an earlier session has come.
-    write_text(run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-    history = checkpoints.History()
-    checkpoint = checkpoints.Checkpoints(
-        model, history, run_dir / "checkpoints", keep=config.keep_checkpoints
-    )
-    if checkpoint.restore():
-        print(f"Going on after epoch {len(history.epochs)} of {config.epochs}.")
+    checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.keep_checkpoints)
+    progress = record.Progress()
+    state = record.State(trainer, progress)
+    means = go_back(state, strategy, [checkpoints, *resume], say)
 
-    # The training.
-    until = min(config.epochs, config.stop_after_epochs or config.epochs)
-    if len(history.epochs) < until:
-        model.fit(
-            data.training_batches(config, images, first_epoch=len(history.epochs)),
-            initial_epoch=len(history.epochs),
-            epochs=until,
-            shuffle=False,  # done already
-            steps_per_epoch=steps_per_epoch,
-            validation_data=data.evaluation_batches(config, images),
-            callbacks=[checkpoints.Recorder(history, checkpoint)],
-            # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-    if until < config.epochs:
+    # The training, until the end or a stop.
+    judged = config.batch_size // config.accumulation  # what fits into memory
+    validation_steps = -(-images.held_out.count // judged)
+    validation = distributed(
+        strategy,
+        # Again and again: after each epoch, so many steps are taken of it.
+        lambda **part: data.evaluation_batches(
+            config, images.held_out, damaged, judged, **part
+        ).repeat(),
+    )
+    stop_at = min(total_steps, config.max_steps or total_steps)
+    while progress.step < stop_at:
+        try:
+            with _translated(damaged):
+                for begin, end in segments(progress.step, total_steps, steps_per_epoch):
+                    epochs = -(-end // steps_per_epoch)
+                    recorder = record.Recorder(
+                        config,
+                        progress,
+                        state,
+                        schedule=optim.schedule(config, steps_per_epoch),
+                        checkpoints=checkpoints if chief else None,
+                        run_dir=run_dir if chief else None,
+                        steps_per_epoch=steps_per_epoch,
+                        total_steps=total_steps,
+                        means=means if begin % steps_per_epoch else {},
+                    )
+                    batches = distributed(
+                        strategy,
+                        functools.partial(
+                            data.training_batches,
+                            config,
+                            images,
+                            damaged,
+                            first_step=begin,
+                            attempt=progress.attempt,
+                        ),
+                    )
+                    if chief:  # now that nothing is wrong with it
+                        write_text(
+                            run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n"
+                        )
+                    trainer.fit(
+                        batches,
+                        initial_epoch=begin // steps_per_epoch,
+                        epochs=epochs,
+                        steps_per_epoch=min(steps_per_epoch, end - begin),
+                        shuffle=False,  # done already
+                        validation_data=validation,
+                        validation_steps=validation_steps,
+                        callbacks=[recorder],
+                        # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
+                        verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
+                    )
+        except record.Stopped:
+            return None
+        except record.Diverged as error:
+            steps = checkpoints.steps()
+            last = (
+                f"The last checkpoint is of step {steps[-1]}." if steps else "It has no checkpoint."
+            )
+            if config.on_divergence == "stop" or progress.attempt == _MOST_ATTEMPTS or not steps:
+                raise RunError(
+                    f"{error} {last} A lower learning_rate, a clip_norm or more warmup_epochs may "
+                    "help, or on_divergence=resume."
+                ) from None
+            attempt = progress.attempt + 1
+            say(f"{error} {last} Going back there for other random draws, attempt {attempt}.")
+            means = go_back(state, strategy, [checkpoints], say)
+            progress.attempt = attempt
+            distribute.reseed(cvt, attempt)
+    if progress.step < total_steps:  # an earlier session has come to `max_steps`
         return None
 
     # What has come of it.
-    result = model.evaluate(data.evaluation_batches(config, images), return_dict=True, verbose=0)
-    held_out = len(images.held_out.labels)
-    correct = round(result["accuracy"] * held_out)
-    images_per_epoch = steps_per_epoch * config.batch_size
-    training_seconds = statistics.median(epoch["training_seconds"] for epoch in history.epochs)
+    with _translated(damaged), trainer.averaged():
+        result = trainer.evaluate(
+            validation,
+            steps=validation_steps,
+            return_dict=True,
+            verbose=0,
+        )
+        weights = cvt.get_weights()
+    seen = trainer.means["top1"]
+    training_seconds = statistics.median(epoch["training_seconds"] for epoch in progress.epochs)
     report = {
-        "top1": correct / held_out,
+        "top1": result["top1"],
+        "top5": result["top5"],
         "loss": result["loss"],
-        "correct": correct,
-        "images": held_out,
+        "correct": round(float(keras.ops.convert_to_numpy(seen.total))),
+        "images": round(float(keras.ops.convert_to_numpy(seen.count))),
         # In a typical epoch: the first includes TensorFlow's preparations.
-        "images_per_second": images_per_epoch / training_seconds,
-        "seconds": sum(epoch["seconds"] for epoch in history.epochs),
-        "epochs": len(history.epochs),
-        "steps": int(keras.ops.convert_to_numpy(model.optimizer.iterations)),
-        "parameters": parameters(model),
+        "images_per_second": min(steps_per_epoch, total_steps)
+        * config.batch_size
+        / training_seconds,
+        "seconds": sum(epoch["seconds"] for epoch in progress.epochs),
+        "epochs": len(progress.epochs),
+        "steps": progress.step,
+        "attempts": progress.attempt + 1,
+        "damaged_images": sorted(damaged.names),
+        "parameters": count,
         "seed": config.seed,
+        "precision": policy,
         "strategy": distribute.describe(strategy),
         **versions(),
     }
-
-    # A fresh model for the file: without what training has added to the layers for the replicas.
-    final_model = build_model(config, images, classifier_activation="softmax")
-    final_model.set_weights(model.get_weights())
-    with replacing(run_dir / "model.keras") as beside:
-        final_model.save(beside)
-    curves.save(history.epochs, run_dir / "curves.png")
-    write_text(run_dir / "report.json", json.dumps(report, indent=2) + "\n")
+    if chief:
+        # A fresh model for the file: without what training has added to the layers.
+        begun = dataclasses.replace(config, weights=None)  # they may be gone by now
+        final_model = build_model(begun, images, activation="softmax")
+        final_model.set_weights(weights)
+        with replacing(run_dir / "model.keras") as beside:
+            final_model.save(beside)
+        curves.save(progress.epochs, run_dir / "curves.png")
+        write_text(run_dir / "report.json", json.dumps(report, indent=2) + "\n")
     return report
 
 
-def build_model(config: Config, images: Any, classifier_activation: str | None) -> Any:
-    """The run's CvT, with random weights.
+def _nothing(*_: Any) -> None:
+    pass
 
-    Args:
-        images: a `data.Data`, which says the images' shape and the classes.
-        classifier_activation: "softmax", or None for logits.
 
-    Returns:
-        A `keras.Model` from float32 (batch, height, width, channels) to float32 (batch, classes).
+def other_run(config: Config, resume: Path | None) -> list[Checkpoints]:
+    """The checkpoints of another run, to go on from if the run itself has none.
 
     Raises:
-        ConfigError: if there is no such CvT.
+        ConfigError: if there are none, or the other run has another config.
     """
+    if resume is None:
+        return []
+    try:
+        asked_before = json.loads((resume / "config.json").read_text(encoding="utf-8"))
+        differences = config.differences(asked_before)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"--resume {resume} is no run's folder: {error}") from None
+    if differences:
+        raise ConfigError(f"--resume {resume} has another config: {'; '.join(differences)}.")
+    other = Checkpoints(resume / "checkpoints", keep=1)
+    if not other.steps():
+        raise ConfigError(f"--resume {resume} has no complete checkpoint.")
+    return [other]
+
+
+def go_back(state: Any, strategy: Any, places: list[Checkpoints], say: Any) -> dict[str, Any]:
+    """Goes back to the newest checkpoint of the first place that has one, the same on all workers.
+
+    Returns:
+        The means of an epoch that is not finished; empty if there is no checkpoint.
+    """
+    from training import distribute
+
+    for place in places:
+        checkpoint = place.latest() if distribute.is_chief(strategy) else None
+        step = distribute.agree(strategy, -1 if checkpoint is None else checkpoint.step)
+        if step < 0:
+            continue
+        try:
+            means = state.restore(checkpoint or place.read(step))
+        except (CheckpointError, ValueError) as error:
+            raise ConfigError(
+                f"The checkpoint of step {step} can't be used: {error}. All workers must reach the "
+                "same run folder."
+            ) from None
+        say(f"Going on after step {step}.")
+        return means
+    return {}
+
+
+def distributed(strategy: Any, batches: Callable[..., Any]) -> Any:
+    """The batches of `training.data`, of which each worker and replica gets its part."""
+    from training import distribute
+
+    def of_worker(context):
+        return batches(
+            worker=context.input_pipeline_id,
+            workers=context.num_input_pipelines,
+            replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+        )
+
+    shared = strategy.distribute_datasets_from_function(of_worker)
+    shared.__class__ = distribute.ParallelBatches
+    return shared
+
+
+def segments(step: int, total_steps: int, steps_per_epoch: int) -> list[tuple[int, int]]:
+    """The parts of a run that `fit` can do at once, which are whole epochs, or part of one.
+
+    Returns:
+        (steps done before, steps done after) of: the rest of an epoch that is begun; the whole
+        epochs; a last part, if the run ends within an epoch.
+    """
+    edges = [step, -(-step // steps_per_epoch) * steps_per_epoch]
+    edges += [max(edges[1], total_steps // steps_per_epoch * steps_per_epoch), total_steps]
+    edges = [min(edge, total_steps) for edge in edges]
+    return [(begin, end) for begin, end in itertools.pairwise(edges) if begin < end]
+
+
+@contextlib.contextmanager
+def _translated(damaged: Any) -> Iterator[None]:
+    """Says in one line why TensorFlow gave up, where it is known."""
+    import tensorflow as tf
+
+    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if damaged.error is not None:
+            raise RunError(str(damaged.error)) from None
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise RunError(
+                "The memory of the devices is too small: `accumulation` takes a batch in smaller parts."
+            ) from None
+        lines = [line.strip() for line in str(error).splitlines() if "ollective ops is" in line]
+        if isinstance(error, lost) or lines:
+            raise WorkerLost(
+                f"Another worker is gone: {(lines or [type(error).__name__])[0]}"
+            ) from None
+        raise
+
+
+def build_model(
+    config: Config, images: Any, activation: str | None = None, dtype: str = "float32"
+) -> Any:
+    """The run's CvT, with its initial weights.
+
+    Args:
+        images: a `data.Data`, which says the images' channels and the classes.
+        activation: "softmax", or None for logits.
+        dtype: a policy of Keras.
+
+    Returns:
+        A `keras.Model` from float32 (batch, height, width, channels) to (batch, classes).
+
+    Raises:
+        ConfigError: if there is no such CvT, or its weights can't be had.
+    """
+    import keras_cvt
+
+    models = {"cvt13": keras_cvt.CvT13, "cvt21": keras_cvt.CvT21, "cvtw24": keras_cvt.CvTW24}
+    options = {
+        "input_shape": (config.image_size, config.image_size, images.channels),
+        "weights": config.weights,
+        "classes": len(images.class_names),
+        "classifier_activation": activation,
+        "dtype": dtype,
+    }
+    if configs.INITS[config.init] is not None:
+        options["kernel_initializer"] = configs.INITS[config.init]
+    try:
+        if config.model != "custom":
+            if config.drop_path_rate is not None:
+                options["drop_path_rate"] = config.drop_path_rate
+            return models[config.model](**options)
+        return keras_cvt.CvT(_stages(config), **options)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"There is no such model. {error}") from error
+
+
+def _stages(config: Config) -> list[Any]:
+    """A custom CvT's."""
     import keras_cvt
 
     last = len(config.dims) - 1
     size, stride, padding = config.patch
-    try:
-        return keras_cvt.CvT(
-            [
-                keras_cvt.StageConfig(
-                    embed_dim=dim,
-                    depth=depth,
-                    num_heads=heads,
-                    class_token=i == last,
-                    drop_path_rate=config.drop_path_rate if i == last else 0.0,
-                    **(
-                        {"patch_size": size, "patch_stride": stride, "patch_padding": padding}
-                        if i == 0
-                        else {}
-                    ),
-                )
-                for i, (dim, depth, heads) in enumerate(
-                    zip(config.dims, config.depths, config.heads, strict=True)
-                )
-            ],
-            input_shape=images.train.images.shape[1:],
-            classes=len(images.class_names),
-            classifier_activation=classifier_activation,
-            kernel_initializer=configs.INITS[config.init],
+    first = {"patch_size": size, "patch_stride": stride, "patch_padding": padding}
+    shapes = zip(config.dims, config.depths, config.heads, strict=True)
+    return [
+        keras_cvt.StageConfig(
+            embed_dim=dim,
+            depth=depth,
+            num_heads=heads,
+            class_token=i == last,
+            drop_path_rate=(config.drop_path_rate or 0.0) if i == last else 0.0,
+            **(first if i == 0 else {}),
         )
-    except ValueError as error:
-        raise ConfigError(f"There is no such model. {error}") from error
+        for i, (dim, depth, heads) in enumerate(shapes)
+    ]
 
 
 def parameters(model: Any) -> int:
@@ -286,7 +536,7 @@ def summary(report: dict[str, Any], run_dir: Path) -> str:
     """A finished run in a few lines."""
     return f"""
 Held-out accuracy {report["top1"]:.2%} ({report["correct"]} of {report["images"]} images), \
-loss {report["loss"]:.4f}
+top-5 {report["top5"]:.2%}, loss {report["loss"]:.4f}
 {report["epochs"]} epochs in {report["seconds"]:.0f} s, {report["images_per_second"]:.0f} images/s
 
 {run_dir / "model.keras"}  the trained model

@@ -1,0 +1,311 @@
+"""Measures the input pipeline, step by step, and a Pillow pipeline doing the same beside it.
+
+    python -m training.benchmark_input --config NAME [--set key=value ...] [--seconds 10]
+                                       [--photos N] [--rounds 3]
+
+Images are the config's, or with --photos so many JPEGs of 500x375 pixels, quality 90, that are made
+from real photos of installed packages. Each line is the speed with all steps so far. Then training's
+own pipeline, and as many processes with Pillow as there are cores, take turns. These hand each batch
+over in the cheapest way that processes have: a copy into memory shared with the one that trains. (What
+that one has to do then is left out.)
+
+"of the processor" is what the cores would do if they did nothing else: images per second of processor
+time, times the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import importlib.util
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training import config as configs
+from training import startup
+from training.config import Config, ConfigError
+
+PHOTO_SIZE = (500, 375)
+PILLOW_BATCH = 64
+PILLOW_FILES = 1024  # at most
+CORES = len(os.sched_getaffinity(0))
+
+Speed = tuple[float, float]  # images per second, of the clock and of the processor
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status: 0 done, 2 can't be done as asked."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            sets = list(arguments.set)
+            if arguments.photos:
+                make_photos(Path(folder), arguments.photos)
+                sets += [f"source=folder:{folder}", "train_split=none"]
+            config = configs.load(arguments.config, sets)
+            startup.quiet_tensorflow()
+            benchmark(config, arguments.seconds, arguments.rounds)
+    except ConfigError as error:
+        print(f"training.benchmark_input: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    def positive(kind: Callable) -> Callable:
+        def parse(text: str) -> Any:
+            value = kind(text)
+            if not value > 0:
+                raise ValueError
+            return value
+
+        return parse
+
+    parser = argparse.ArgumentParser(
+        prog="training.benchmark_input", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seconds", type=positive(float), default=10.0, help="for each number")
+    parser.add_argument("--photos", type=positive(int), metavar="N", help="make so many photos")
+    parser.add_argument("--rounds", type=positive(int), default=3, help="of the comparison")
+    return parser
+
+
+def make_photos(folder: Path, count: int) -> None:
+    """Writes JPEGs into class folders: parts of scikit-learn's photos, and of foolbox's if there."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    photos = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    foolbox = importlib.util.find_spec("foolbox")
+    for place in foolbox.submodule_search_locations if foolbox else ():
+        for path in sorted(Path(place, "data").glob("imagenet_*.jpg")):
+            photos.append(Image.open(path).convert("RGB"))
+    random = np.random.default_rng(0)
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        scale = min(photo.width / PHOTO_SIZE[0], photo.height / PHOTO_SIZE[1])
+        width, height = (int(side * scale * random.uniform(0.8, 1)) for side in PHOTO_SIZE)
+        left, top = (
+            random.integers(photo.width - width + 1),
+            random.integers(photo.height - height + 1),
+        )
+        photo = photo.resize(
+            PHOTO_SIZE, Image.Resampling.BICUBIC, (left, top, left + width, top + height)
+        )
+        file = folder / "train" / str(number % 2) / f"{number:05}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(file, quality=90)
+
+
+def benchmark(config: Config, seconds: float, rounds: int) -> None:
+    """Prints all that the module says.
+
+    Raises:
+        ConfigError: if the config's images can't be loaded, or have no colours.
+    """
+    import PIL
+    import tensorflow as tf
+
+    from training import data, sources
+
+    images = sources.load(config.source, "train", config.train_split, config.data_dir)
+    if images.channels != 3:
+        raise ConfigError("`source` must have photos in colour; --photos makes some.")
+    # A batch is one group, and there are enough of them.
+    group = config.mix_images or config.batch_size
+    config = dataclasses.replace(config, batch_size=group, accumulation=1, epochs=None, steps=10**9)
+    both = data.Data(images, images)
+    data.steps_per_epoch(config, both)
+
+    print(f"{_processor()}, {CORES} cores, load {os.getloadavg()[0]:.1f} before the start")
+    print(f"TensorFlow {tf.__version__}, Pillow {PIL.__version__}")
+    print(
+        f"{images.count} images of {config.source}, {config.image_size} pixels, groups of {group}\n"
+    )
+    print(f"{'images/s':34}{'clock':>8}{'of the processor':>18}")
+    steps = _steps(config, images, group)
+    for name, (dataset, count) in steps.items():
+        _print(name, _measured(dataset, count, seconds))
+
+    def whole() -> tf.data.Dataset:
+        return data.training_batches(config, both, data.Damaged(config.max_damaged))
+
+    print()
+    with tempfile.TemporaryDirectory() as folder, _pillow(config, images, Path(folder)) as pillow:
+        mine, theirs = [], []
+        for _ in range(rounds):
+            mine.append(_measured(whole(), group, seconds))
+            theirs.append(pillow(seconds))
+    median_mine, median_theirs = (
+        tuple(statistics.median(values) for values in zip(*speeds, strict=True))
+        for speeds in (mine, theirs)
+    )
+    _print("+ mixing: training's pipeline", median_mine)
+    _print(f"Pillow, {CORES} processes", median_theirs)
+    ratios = [a / b for a, b in zip(median_mine, median_theirs, strict=True)]
+    _print("ratio", ratios, digits=2)
+    print(f"medians of {rounds} rounds in turns; load {os.getloadavg()[0]:.1f} at the end")
+
+
+def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]]:
+    """By name a data set with all steps so far, and how many images an element of it has."""
+    import tensorflow as tf
+
+    from training import augment, data
+
+    if images.at is not None:
+        rows = tf.data.Dataset.range(10**9).map(lambda n: (n, {"index": n * 7919 % images.count}))
+    else:
+        rows = images.stream(augment.key(config.seed), 0, 1).repeat().enumerate()
+
+    def read(number, row):
+        return images.at(row["index"])["image"] if images.at is not None else row["image"]
+
+    def decoded(number, row):
+        key = augment.key(config.seed, number)
+        box = config.crop_scale and (lambda h, w: augment.crop_box(h, w, key, config.crop_scale))
+        return data.read(images, row, box)[0]
+
+    def transformed(augmenter: str, erase: float) -> Callable:
+        transform = augment.train_transform(
+            config.image_size,
+            config.seed,
+            crop=False,
+            augmenter=augmenter,
+            flip_probability=config.flip,
+            erase_probability=erase,
+            mean=images.mean,
+            std=images.std,
+        )
+        return lambda number, row: transform(number, decoded(number, row))
+
+    def resized(number, row):
+        image = augment.resize(decoded(number, row), config.image_size)
+        return augment.flip(image, augment.key(config.seed, number), config.flip)
+
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    whole = rows.map(transformed(config.augmenter, config.erase), **parallel)
+    return {
+        "read": (rows.map(read, **parallel), 1),
+        "+ decode the crop": (rows.map(decoded, **parallel), 1),
+        "+ resize, flip": (rows.map(resized, **parallel), 1),
+        "+ normalize": (rows.map(transformed("none", 0.0), **parallel), 1),
+        f"+ RandAugment ({config.augmenter})": (
+            rows.map(transformed(config.augmenter, 0.0), **parallel),
+            1,
+        ),
+        "+ erase": (whole, 1),
+        f"+ batch of {group}": (whole.batch(group, drop_remainder=True), group),
+    }
+
+
+def _measured(dataset: Any, images: int, seconds: float) -> Speed:
+    """The speed of a data set whose elements have so many images."""
+    iterator = iter(dataset.prefetch(2))
+    for _ in range(max(2, 64 // images)):  # until all of it runs, and the buffers are full
+        next(iterator)
+    start, processor, elements = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() < start + seconds:
+        next(iterator)
+        elements += 1
+    taken, processor = time.perf_counter() - start, time.process_time() - processor
+    del iterator
+    gc.collect()  # ends its threads
+    return elements * images / taken, elements * images / processor * CORES
+
+
+@contextlib.contextmanager
+def _pillow(config: Config, images: Any, folder: Path) -> Iterator[Callable[[float], Speed]]:
+    """Processes that wait to be measured for some seconds, with files of the same images."""
+    import tensorflow as tf
+
+    count = min(images.count, PILLOW_FILES)
+    if images.at is not None:
+        examples = tf.data.Dataset.range(images.count).shuffle(images.count, 0).map(images.at)
+    else:
+        examples = images.stream(None, 0, 1)
+    files = []
+    for number, example in enumerate(examples.take(count).as_numpy_iterator()):
+        files.append(folder / str(number))
+        files[-1].write_bytes(example["image"])
+
+    # Started anew: copies of a process that has TensorFlow's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    ends, processes = [], []
+    for number in range(CORES):
+        end, other = context.Pipe()
+        shared = context.RawArray("f", PILLOW_BATCH * config.image_size**2 * 3)
+        arguments = (other, shared, files, config.image_size, images.mean, images.std, number)
+        processes.append(context.Process(target=_work, args=arguments, daemon=True))
+        processes[-1].start()
+        ends.append(end)
+
+    def measured(seconds: float) -> Speed:
+        for end in ends:
+            end.send(seconds)
+        results = [end.recv() for end in ends]
+        by_clock, by_processor = (sum(values) for values in zip(*results, strict=True))
+        return by_clock, by_processor
+
+    try:
+        measured(0.1)  # everything is imported
+        yield measured
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work(
+    end: Any,
+    shared: Any,
+    files: list[Path],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+) -> None:
+    """A process with Pillow: for each number of seconds that it is sent, it sends its speed."""
+    from training import pillow_recipe
+
+    handed_over = np.frombuffer(shared, np.float32).reshape(PILLOW_BATCH, size, size, 3)
+    random = np.random.default_rng(seed)
+    while True:
+        seconds = end.recv()
+        start, processor, images = time.perf_counter(), time.process_time(), 0
+        while images == 0 or time.perf_counter() < start + seconds:
+            chosen = [files[number] for number in random.integers(len(files), size=PILLOW_BATCH)]
+            handed_over[:] = pillow_recipe.batch(chosen, size, mean, std, random)[0]
+            images += PILLOW_BATCH
+        taken, processor = time.perf_counter() - start, time.process_time() - processor
+        end.send((images / taken, images / processor))
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _print(name: str, speed: Sequence[float], digits: int = 0) -> None:
+    print(f"{name:34}{speed[0]:8.{digits}f}{speed[1]:18.{digits}f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
