@@ -14,8 +14,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import keras_cvt  # noqa: F401  the layers of the model inside
-
 
 class Trainer(keras.Model):
     """A CvT with what its training needs. To be made in the scope of the strategy.
