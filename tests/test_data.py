@@ -492,6 +492,13 @@ def test_one_damaged_image_too_many_stops_the_run(damaged_folder):
     assert sorted(damaged.names) == bad
 
 
+def test_images_that_an_earlier_session_could_not_read_count():
+    damaged = data.Damaged(2, {"a": None, "b": None})
+    damaged.report([b"b", b"a"])
+    with pytest.raises(data.DamagedError, match="^3 images can't be read"):
+        damaged.report([b"c"])
+
+
 def test_a_group_without_a_good_image_stops_the_run(tmp_path, folder):
     for name in CLASSES:
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -649,6 +656,12 @@ def test_a_service_prepares_the_same_batches(damaged_folder, access, service):
     # All of them, but perhaps in another order.
     assert len(served) == len(own)
     assert groups(served) == groups(own)
+
+
+def test_a_service_that_does_not_answer_is_an_error(folder):
+    for address in ("grpc://localhost:1", "localhost:1", "grpc://localhost"):
+        with pytest.raises(ConfigError, match=f"`data_service` must be .*Received '{address}'"):
+            batches_of(config_for(folder, data_service=address))
 
 
 def test_a_source_that_needs_python_is_not_served(folder):

@@ -17,12 +17,14 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 
 import keras_cvt
 from training import config as configs
 from training import distribute
+from training.checkpoints import Checkpoints
 from training.config import ConfigError
 
 TESTS = Path(__file__).parent
@@ -197,6 +199,28 @@ def test_two_processes_learn_what_one_device_does(devices, workers):
     assert [t["chief"] for t in told] == [True, False]
     assert [t["agreed"] for t in told] == [7, 7]
     assert all(t["described"].startswith("2 workers, each with ") for t in told)
+
+
+@pytest.mark.slow
+def test_the_digits_are_learned_alike_on_any_devices(tmp_path):
+    """By the commands that users give, and with the config's own model, to 1e-5 after 20 steps."""
+    asked = ["--config", "digits", *programs.settings("max_steps=20", "ema=0.9")]
+    arrays = {}
+    for devices, program in programs.TRAIN_ON.items():
+        programs.run(*program, *asked, "--run-dir", str(tmp_path / devices))
+        checkpoint = Checkpoints(tmp_path / devices / "checkpoints", keep=1).latest()
+        assert checkpoint.step == 20
+        arrays[devices] = checkpoint.arrays
+    one = arrays.pop("one_device")
+    assert any("moving_variance" in name for name in one)
+    assert any(name.endswith(".average") for name in one)
+    for other in arrays.values():
+        assert other.keys() == one.keys()
+        for name, values in one.items():
+            if not name.startswith("means/"):  # sums over hundreds of images
+                np.testing.assert_allclose(other[name], values, rtol=0, atol=1e-5, err_msg=name)
+            else:
+                np.testing.assert_allclose(other[name], values, rtol=1e-5, err_msg=name)
 
 
 # ---- the choice of devices, without any

@@ -6,48 +6,26 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 from training.checkpoints import Checkpoints
 
-CHECKOUT = Path(__file__).parent.parent
 EPOCHS = 8
 STEPS = EPOCHS * 5
-SET = {
-    "image_size": "16",
-    "dims": "16",
-    "depths": "2",
-    "heads": "2",
-    "patch": "4,4,0",
-    "drop_path_rate": "0.5",
-    "batch_size": "256",
-    "epochs": str(EPOCHS),
-    "ema": "0.9",
-    "clip_norm": "1",
-    "checkpoint_steps": "1",
-}
+SET = ["image_size=16", "dims=16", "depths=2", "heads=2", "patch=4,4,0", "drop_path_rate=0.5"]
+SET += ["batch_size=256", f"epochs={EPOCHS}", "ema=0.9", "clip_norm=1", "checkpoint_steps=1"]
 
 pytestmark = pytest.mark.slow
 
 
 def start(run_dir: Path) -> subprocess.Popen:
-    sets = [part for key, value in SET.items() for part in ("--set", f"{key}={value}")]
-    command = ["-m", "training.supervise", "--workers", "2", "--backoff", "0.2", "--"]
-    command += ["--config", "digits", *sets, "--run-dir", str(run_dir)]
-    path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    arguments = ["--config", "digits", *programs.settings(*SET), "--run-dir", str(run_dir)]
+    return programs.start(*programs.TRAIN_ON["two_processes"], *arguments)
 
 
 def workers(supervisor: subprocess.Popen) -> dict[int, int]:

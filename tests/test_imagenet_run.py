@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import tensorflow_datasets as tfds
 from imagenet_tars import photo, validation_images, write
@@ -16,7 +14,6 @@ from keras_cvt.imagenet import synsets
 from training import evaluate
 from training.checkpoints import Checkpoints
 
-CHECKOUT = Path(__file__).parent.parent
 # The tars have 25 training images: 3 steps an epoch. 48 pixels are the least that stage 3 needs.
 SET = ["image_size=48", "batch_size=8", "mix_images=4", "epochs=1", "warmup_epochs=0.5"]
 SET += ["cooldown_epochs=1", "checkpoint_steps=1"]
@@ -26,47 +23,25 @@ SMALL = ["model=custom", "dims=16,32,64", "depths=1,1,2", "heads=1,2,4"]
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str, status: int = 0) -> str:
-    """Runs a program of `training`; returns what it said."""
-    path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-    )
-    assert process.returncode == status, process.stdout
-    return process.stdout
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
     """ImageNet, prepared by the real builder of tensorflow_datasets."""
     folder = tmp_path_factory.mktemp("imagenet")
     tars = write(folder / "tars")
-    run("training.prepare", "tfds:imagenet2012", "--tars", str(tars), "--data-dir", str(folder))
+    source = ["tfds:imagenet2012", "--tars", str(tars), "--data-dir", str(folder)]
+    programs.run("-m", "training.prepare", *source)
     return folder
 
 
-DEVICES = {
-    "one_device": (["training.train"], []),
-    "mirrored": (["training.train", "--strategy", "mirrored", "--set", "logical_cpus=2"], SMALL),
-    "two_processes": (["training.supervise", "--workers", "2", "--"], SMALL),
-}
-
-
-@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("devices", programs.TRAIN_ON)
 def test_the_recipe_trains_resumes_and_evaluates(devices, data_dir, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
-    program, model = DEVICES[devices]
-    sets = [part for text in [*SET, *model, f"data_dir={data_dir}"] for part in ("--set", text)]
-    command = [*program, "--config", "cvt13_imagenet_224", *sets]
+    model = [] if devices == "one_device" else SMALL
+    command = [*programs.TRAIN_ON[devices], "--config", "cvt13_imagenet_224"]
+    command += programs.settings(*SET, *model, f"data_dir={data_dir}")
     command += ["--run-dir", str(run_dir)]
-    assert "Stopped at step 2" in run(*command, "--set", "max_steps=2")
-    said = run(*command)
+    assert "Stopped at step 2" in programs.run(*command, "--set", "max_steps=2")
+    said = programs.run(*command)
     assert "Going on after step 2." in said
     report = json.loads((run_dir / "report.json").read_text())
     assert report["steps"] == 6 and report["images"] == 6  # three steps, and three to cool down

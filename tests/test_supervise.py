@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 from training import supervise
@@ -410,13 +411,7 @@ def test_not_both_a_scheduler_and_workers(started, monkeypatch, capsys, environm
 
 def test_a_mistake_for_train_is_its_to_answer(tmp_path):
     args = ["--config", "digitss", "--run-dir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", "training.supervise", "--workers", "2", "--", *args],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "[worker 0] training.train: error: --config must be one of" in done.stderr or (
-        "[worker 1] training.train: error: --config must be one of" in done.stderr
-    )
+    process = programs.start(*programs.TRAIN_ON["two_processes"], *args)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert re.search(r"\[worker [01]\] training.train: error: --config must be one of", said)

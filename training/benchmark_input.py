@@ -35,7 +35,7 @@ import numpy as np
 
 from training import config as configs
 from training import startup
-from training.config import Config, ConfigError
+from training.config import Config, ConfigError, OneLineErrors
 
 PHOTO_SIZE = (500, 375)
 PILLOW_BATCH = 64
@@ -47,8 +47,8 @@ Speed = tuple[float, float]  # images per second, of the clock and of the proces
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         with tempfile.TemporaryDirectory() as folder:
             sets = list(arguments.set)
             if arguments.photos:
@@ -73,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
         return parse
 
-    parser = argparse.ArgumentParser(
-        prog="training.benchmark_input", description=__doc__.split("\n")[0]
-    )
+    parser = OneLineErrors(prog="training.benchmark_input", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=positive(float), default=10.0, help="for each number")
@@ -120,7 +118,7 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     import PIL
     import tensorflow as tf
 
-    from training import data, sources
+    from training import data, sources, train
 
     images = sources.load(config.source, "train", config.train_split, config.data_dir)
     if images.channels != 3:
@@ -139,10 +137,17 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     print(f"{'images/s':34}{'clock':>8}{'of the processor':>18}")
     steps = _steps(config, images, group)
     for name, (dataset, count) in steps.items():
-        _print(name, _measured(dataset, count, seconds))
+        _print(name, _measured(data.finished(dataset), count, seconds))
 
-    def whole() -> tf.data.Dataset:
-        return data.training_batches(config, both, data.Damaged(config.max_damaged))
+    # Exactly as training has it, which takes what a strategy gives.
+    startup.make_deterministic()
+    device = tf.distribute.OneDeviceStrategy("CPU:0")
+
+    def whole() -> Any:
+        damaged = data.Damaged(config.max_damaged)
+        return train.distributed(
+            device, lambda **part: data.training_batches(config, both, damaged, **part)
+        )
 
     print()
     with tempfile.TemporaryDirectory() as folder, _pillow(config, images, Path(folder)) as pillow:
@@ -215,7 +220,7 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
 
 def _measured(dataset: Any, images: int, seconds: float) -> Speed:
     """The speed of a data set whose elements have so many images."""
-    iterator = iter(dataset.prefetch(2))
+    iterator = iter(dataset)
     for _ in range(max(2, 64 // images)):  # until all of it runs, and the buffers are full
         next(iterator)
     start, processor, elements = time.perf_counter(), time.process_time(), 0

@@ -37,10 +37,10 @@ class ConfigError(ValueError):
 
 
 class OneLineErrors(argparse.ArgumentParser):
-    """A command line, of which a mistake is told as a `ConfigError` is, and without the usage."""
+    """A command line, of which a mistake is a `ConfigError`, told in one line without the usage."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        raise ConfigError(message)
 
 
 def _may_change(default: Any) -> Any:
@@ -251,6 +251,10 @@ class Config:
             )
         if self.model != "custom":
             _check(self, "dims", not self.dims, "left out, or `model` custom")
+
+    def falling_steps(self, steps_per_epoch: int) -> int:
+        """Steps until the learning rate has fallen, which the cool-down follows."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them: `from_dict(json.loads(json.dumps(c.to_dict()))) == c`."""

@@ -23,6 +23,7 @@ import dataclasses
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Iterable
 
 import tensorflow as tf
@@ -33,6 +34,7 @@ from training.config import Config, ConfigError
 _IMAGENET_CLASSES = 1000
 _MIXING = 2  # groups at a time: each may have hundreds of images
 _READY = 2  # batches
+_SERVICE_ANSWERS = 30.0  # seconds
 
 Dataset = tf.data.Dataset
 
@@ -113,8 +115,7 @@ def steps_per_epoch(config: Config, data: Data) -> int:
 def total_steps(config: Config, data: Data) -> int:
     """Of the whole run, with the epochs at the final learning rate."""
     per_epoch = steps_per_epoch(config, data)
-    falling = config.steps if config.steps is not None else config.epochs * per_epoch
-    return falling + config.cooldown_epochs * per_epoch
+    return config.falling_steps(per_epoch) + config.cooldown_epochs * per_epoch
 
 
 # Training
@@ -254,7 +255,7 @@ def training_batches(
     batches = _reported(groups, damaged, in_place_of=group)
     if batch != group:
         batches = batches.rebatch(batch, drop_remainder=True)
-    return _finished(batches)
+    return finished(batches)
 
 
 def _parts(batch_size: int, what: str, workers: int, replicas: int) -> tuple[int, int]:
@@ -362,7 +363,7 @@ def evaluation_batches(
     batches = judged.concatenate(Dataset.from_tensors(nothing).repeat(padding)).batch(
         batch, drop_remainder=True
     )
-    return _finished(_reported(batches, damaged))
+    return finished(_reported(batches, damaged))
 
 
 def evaluation_image(
@@ -470,13 +471,14 @@ class Damaged:
 
     Attributes:
         limit: so many are skipped; one more is an error.
-        names: of the images that can't be read.
+        names: of the images that can't be read, in the order in which they were found; the values mean
+            nothing. Those with which it is made are known already.
         error: that stops the run, or None. TensorFlow hides it behind an error of its own.
     """
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, names: dict[str, None] | None = None):
         self.limit = limit
-        self.names: dict[str, None] = {}  # in order
+        self.names = {} if names is None else names
         self.error: DamagedError | None = None
 
     def report(self, names: Iterable[bytes], in_place_of: int | None = None) -> None:
@@ -538,13 +540,25 @@ def _served(groups: Dataset, config: Config) -> Dataset:
     in no certain order; those of a server that fails are lost.
 
     Raises:
-        ConfigError: if only this process can read the source.
+        ConfigError: if only this process can read the source, or there is no service.
     """
     if _has_python(groups):
         raise ConfigError(
             f"`data_service` can't be used with {config.source} and {config.augmenter!r}: they need "
             "Python in this process. Take TFRecord or folders, or `data_service` none."
         )
+    protocol, _, address = config.data_service.partition("://")
+    host, _, port = address.rpartition(":")
+    try:
+        if not protocol or not host:
+            raise ValueError("it lacks a part")
+        # TensorFlow itself would wait for it, for as long as it takes, and say nothing.
+        socket.create_connection((host, int(port)), _SERVICE_ANSWERS).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"`data_service` must be the address of a dispatcher that runs, such as grpc://host:5000. "
+            f"Received {config.data_service!r}: {error}."
+        ) from None
     service = tf.data.experimental.service
     return groups.apply(
         service.distribute(
@@ -559,7 +573,8 @@ def _has_python(dataset: Dataset) -> bool:
     return any("PyFunc" in node.op for node in nodes)
 
 
-def _finished(batches: Dataset) -> Dataset:
+def finished(batches: Dataset) -> Dataset:
+    """The same, prepared in advance, in order, on all of the processor."""
     options = tf.data.Options()
     options.deterministic = True
     # Images are prepared side by side: to part each operation as well only costs.

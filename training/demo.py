@@ -12,7 +12,6 @@ Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 from training import config as configs
 from training import startup
-from training.config import Config, ConfigError
+from training.config import Config, ConfigError, OneLineErrors
 from training.files import replacing
 
 TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
@@ -35,7 +34,7 @@ class DemoError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="training.demo", description=__doc__.partition("\n")[0])
+    parser = OneLineErrors(prog="training.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--min-top1", type=float, default=0.0, metavar="SHARE", help="fail below; 0.97 is 97 %%"
@@ -43,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--count", type=int, default=16, metavar="N", help="how many images to show, at least 1"
     )
-    arguments = parser.parse_args(argv)
-    if arguments.count < 1:
-        parser.error(f"--count must be at least 1. Received {arguments.count}.")
     try:
+        arguments = parser.parse_args(argv)
+        if arguments.count < 1:
+            raise ConfigError(f"--count must be at least 1. Received {arguments.count}.")
         demo(arguments.run_dir, arguments.min_top1, arguments.count)
     except (ConfigError, DemoError) as error:
         print(f"training.demo: error: {error}", file=sys.stderr)

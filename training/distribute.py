@@ -166,7 +166,9 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     """Such as "MirroredStrategy on 2 devices: CPU:0, CPU:1"."""
     devices = [d.split("device:")[-1] for d in strategy.extended.worker_devices]
     s = "" if len(devices) == 1 else "s"
-    text = f"{type(strategy).__name__} on {len(devices)} device{s}: {', '.join(devices)}"
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    name = "MultiWorkerMirroredStrategy" if several else type(strategy).__name__  # as users know it
+    text = f"{name} on {len(devices)} device{s}: {', '.join(devices)}"
     workers = strategy.num_replicas_in_sync // len(devices)
     return text if workers == 1 else f"{workers} workers, each with {text}"
 

@@ -63,8 +63,8 @@ _OF_PAPER = {
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = _parser().parse_args(argv)
     try:
+        options = _parser().parse_args(argv)
         _check(options)
         startup.quiet_tensorflow()
         report = evaluate(options)

@@ -88,7 +88,7 @@ def schedule(config: Config, steps_per_epoch: int) -> WarmupCosine:
     Raises:
         ConfigError: if the run ends before its warm-up does.
     """
-    total_steps = config.steps or config.epochs * steps_per_epoch
+    total_steps = config.falling_steps(steps_per_epoch)
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if warmup_steps >= total_steps:
         raise ConfigError(

@@ -58,9 +58,9 @@ _TARS = {"imagenet2012": (TRAIN_TAR, VALIDATION_TAR), "imagenet2012_real": (VALI
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status: 0 done, 2 can't be done as asked, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    kind, _, place = arguments.source.partition(":")
     try:
+        arguments = _parser().parse_args(argv)
+        kind, _, place = arguments.source.partition(":")
         _check(arguments, kind, place)
         startup.quiet_tensorflow()
         if kind == "tfds":

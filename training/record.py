@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ class Progress:
             `learning_rate` (of the step after the epoch), `images_per_second`, `training_seconds`,
             and `seconds` with evaluation.
         seconds: spent on training in the epoch that is not finished.
+        damaged: images that the chief could not read, by name; the values mean nothing.
     """
 
     def __init__(self):
@@ -47,6 +47,7 @@ class Progress:
         self.attempt = 0
         self.epochs: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.damaged: dict[str, None] = {}
 
 
 class State:
@@ -97,8 +98,9 @@ class State:
             raise ValueError(f"it has other states than this run, such as {odd[0]!r}")
         for name, variable in self._variables.items():
             variable.assign(arrays[name])
-        for name, value in checkpoint.state.items():
-            setattr(self._progress, name, value)
+        progress = dict(checkpoint.state)
+        self._progress.damaged.update(progress.pop("damaged"))
+        vars(self._progress).update(progress)
         return means
 
     def restore_means(self, means: dict[str, np.ndarray]) -> None:
@@ -111,7 +113,7 @@ class Recorder(keras.callbacks.Callback):
 
     Args:
         config: of the run.
-        progress, state, schedule: of the run.
+        progress, state: of the run.
         checkpoints: where to write them; None for a worker that only takes part.
         run_dir: of the run, for the curves; None likewise.
         steps_per_epoch, total_steps: of the run.
@@ -123,7 +125,6 @@ class Recorder(keras.callbacks.Callback):
         config: Config,
         progress: Progress,
         state: State,
-        schedule: Callable[[int], Any],
         checkpoints: Checkpoints | None,
         run_dir: Path | None,
         steps_per_epoch: int,
@@ -134,7 +135,6 @@ class Recorder(keras.callbacks.Callback):
         self._config = config
         self._progress = progress
         self._state = state
-        self._schedule = schedule
         self._checkpoints = checkpoints
         self._run_dir = run_dir
         self._steps_per_epoch = steps_per_epoch
@@ -142,6 +142,11 @@ class Recorder(keras.callbacks.Callback):
         self._means = means
         self._writer = run_dir and tf.summary.create_file_writer(str(run_dir / "tensorboard"))
         self._stop_at = min(total_steps, config.max_steps or total_steps)
+
+    def close(self) -> None:
+        """Ends the file of the curves."""
+        if self._writer is not None:
+            self._writer.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._state.restore_means(self._means)
@@ -158,17 +163,15 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._progress.step = self._progress.step + 1
-        rate = float(self._schedule(step - 1))
         loss, norm = logs.pop("step_loss"), logs["gradient_norm"]
         # A step whose scaled gradient overflows is left out. Any other has made such weights.
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         # "Not at most": nor if it is no number.
         if not loss <= self._config.max_loss or not (scaled or norm < math.inf):
             raise Diverged(
-                f"The loss of step {step} is {loss:.4g}, at learning rate {rate:.3g} and gradient "
-                f"norm {norm:.3g}."
+                f"The loss of step {step} is {loss:.4g}, at learning rate {logs['learning_rate']:.3g} "
+                f"and gradient norm {norm:.3g}."
             )
-        logs["learning_rate"] = rate
         logs["images_per_second"] = self._speed.after(step)
         if step % self._config.log_steps == 0:
             self._write_points("train", {**logs, "step_loss": loss})
@@ -180,7 +183,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         progress, step = self._progress, self._progress.step
-        logs["learning_rate"] = float(self._schedule(step))
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs.pop("step_loss", None)
         seconds, progress.seconds = progress.seconds, 0.0
         done = step - (step - 1) // self._steps_per_epoch * self._steps_per_epoch

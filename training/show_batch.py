@@ -19,7 +19,7 @@ import numpy as np
 
 from training import config as configs
 from training import startup
-from training.config import ConfigError
+from training.config import ConfigError, OneLineErrors
 from training.files import replacing
 
 # TensorFlow and matplotlib take seconds to import: only after the command line is understood.
@@ -27,8 +27,8 @@ from training.files import replacing
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         config = configs.load(arguments.config, arguments.set)
         startup.quiet_tensorflow()
         import tensorflow as tf
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
             raise ValueError
         return value
 
-    parser = argparse.ArgumentParser(prog="training.show_batch", description=__doc__.split("\n")[0])
+    parser = OneLineErrors(prog="training.show_batch", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")

@@ -44,6 +44,8 @@ OPEN_FILES = 16
 # and so many successive images are shuffled, while the next are read: 0.9 GB of ImageNet's.
 MIXED = 4096
 
+_DAMAGED = b""  # instead of a record that can't be read; none is empty
+
 # The folders of a part; the first that is there is taken.
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation", "test")}
 # The splits of a part, where no other is asked for; the first that is there is taken.
@@ -365,16 +367,23 @@ def _tfds(name: str, part: str, split: str | None, data_dir: str | None) -> Imag
     wanted = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys.values()})
 
     def parse(path: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor) -> Example:
-        example = wanted.deserialize_example(
-            serialized, decoders={keys["image"]: tfds.decode.SkipDecoding()}
-        )
-        labels = tf.reshape(example[keys["labels"]], [-1])
         place = tf.strings.split(path, "/")[-1] + ":" + tf.strings.as_string(record)
-        return {
-            "image": example[keys["image"]],
-            "labels": tf.boolean_mask(labels, labels >= 0),  # -1 where the label is not known
-            "name": example[keys["name"]] if "name" in keys else place,
-        }
+
+        def parsed() -> Example:
+            example = wanted.deserialize_example(
+                serialized, decoders={keys["image"]: tfds.decode.SkipDecoding()}
+            )
+            labels = tf.reshape(example[keys["labels"]], [-1])
+            return {
+                "image": example[keys["image"]],
+                "labels": tf.boolean_mask(labels, labels >= 0),  # -1 where the label is not known
+                "name": example[keys["name"]] if "name" in keys else place,
+            }
+
+        def damaged() -> Example:
+            return {"image": tf.constant(""), "labels": tf.zeros(0, tf.int64), "name": place}
+
+        return tf.cond(serialized == _DAMAGED, damaged, parsed)
 
     # ArrayRecord has random access, for which TensorFlow has no operation.
     if file_format is tfds.core.FileFormat.ARRAY_RECORD:
@@ -382,12 +391,15 @@ def _tfds(name: str, part: str, split: str | None, data_dir: str | None) -> Imag
         records = builder.as_data_source(split, deserialize_method=raw)
         _allow_open_files(len(files))  # which it keeps open
 
+        def record_at(index: np.ndarray) -> list[np.ndarray]:
+            try:
+                record = records[index]
+            except (RuntimeError, ValueError, IndexError):  # of its reader, for a wrong checksum
+                record = _DAMAGED
+            return [np.array(record, object)]  # NumPy's own strings lose zeros at their end
+
         def at(index: tf.Tensor) -> Example:
-            # As an object: NumPy's own strings lose zeros at their end. Stateless: what has a state is
-            # not run in parallel by TensorFlow's deterministic mode.
-            (serialized,) = tf.numpy_function(
-                lambda i: [np.array(records[i], object)], [index], [tf.string], stateful=False
-            )
+            (serialized,) = tf.numpy_function(record_at, [index], [tf.string], stateful=False)
             file = tf.searchsorted(ends, [index], side="right")[0]
             record = index - ends[file] + take[file] + skip[file]
             return parse(paths[file], record, tf.ensure_shape(serialized, []))
@@ -409,10 +421,12 @@ def _tfds(name: str, part: str, split: str | None, data_dir: str | None) -> Imag
 
         def read(path: tf.Tensor, begin: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
             records = tf.data.TFRecordDataset(path, buffer_size=2**20).skip(begin).take(number)
+            # After a damaged record, the file's next one can't be found.
+            lost = tf.data.Dataset.from_tensors(_DAMAGED).repeat()
+            records = records.ignore_errors(log_warning=True).concatenate(lost).take(number)
             return records.enumerate(begin).map(lambda place, record: (path, place, record))
 
-        # Not `Dataset.shuffle`: because it has a state, TensorFlow's deterministic mode would run
-        # nothing of the pipeline in parallel.
+        # Not `Dataset.shuffle`, whose seed can't be the key of an epoch.
         def mix(block: tf.Tensor, rows: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
             seed = tf.random.fold_in(key, block)
             order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(rows[0])), seed=seed)
@@ -521,7 +535,7 @@ def _features(builder: Any, source: str) -> tuple[dict[str, str], list[str]]:
     if image is None or labels is None:
         raise ConfigError(
             f"{source} is not for image classification: it must have one Image and one ClassLabel. "
-            f"It has {', '.join(f'{k}: {type(f).__name__}' for k, f in features.items())}."
+            f"It has {', '.join(f'{k}: {type(f).__name__}' for k, f in sorted(features.items()))}."
         )
     keys = {"image": image, "labels": labels}
     if "file_name" in features:

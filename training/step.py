@@ -19,8 +19,8 @@ class Trainer(keras.Model):
     """A CvT with what its training needs. To be made in the scope of the strategy.
 
     Its logs are: `loss`, `top1` and `top5`, each the mean over the images of the epoch (or of the
-    evaluation) until now, on all replicas; and in training `step_loss` and `gradient_norm`, those
-    of the last step.
+    evaluation) until now, on all replicas; and in training `step_loss`, `gradient_norm` and
+    `learning_rate`, those of the last step.
 
     Args:
         cvt: model from float32 images (batch, height, width, channels) to logits (batch, classes).
@@ -76,11 +76,14 @@ class Trainer(keras.Model):
         if self.clip_norm is not None:
             factor = tf.minimum(1.0, self.clip_norm / (norm + 1e-6))
             gradients = [gradient * factor for gradient in gradients]
+        # The rate follows from the steps that count: one that is left out for its gradient does not.
+        rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         self.optimizer.apply(gradients, self.cvt.trainable_weights)
         for average, weight in self._averages_and_weights():
             average.assign(weight + self.ema * (average - weight))
         logs = self._update_means(sums)
-        return {**logs, "step_loss": sums[0] / sums[-1], "gradient_norm": norm}
+        last = {"step_loss": sums[0] / sums[-1], "gradient_norm": norm, "learning_rate": rate}
+        return {**logs, **last}
 
     def _gradients(self, images, labels, replicas):
         """This replica's share of the gradient of the mean loss, and of the sums of the logs."""

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from training.checkpoints import Checkpoints
-from training.config import ConfigError
+from training.config import ConfigError, OneLineErrors
 
 _LONGEST_PAUSE = 300.0  # seconds
 _PASSED_ON = (2, 3, 130)  # starting anew wouldn't change it, or isn't wanted
@@ -61,11 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return supervise(command, run_dir, workers, options.restarts, options.backoff)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise ConfigError(message)
-
-
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """This command's options, and what comes after `--`."""
 
@@ -81,7 +76,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
         return value
 
-    parser = _Parser(
+    parser = OneLineErrors(
         prog="training.supervise",
         usage="%(prog)s [--workers N] [--restarts N] [--backoff SECONDS] -- ARGS",
         description="Trains in several processes, and starts them anew when one dies.",
@@ -138,7 +133,7 @@ def _check_args(args: list[str], workers: int | None) -> Path:
     Raises:
         ConfigError: if the arguments don't say one, or are not for several workers.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = OneLineErrors(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--strategy")

@@ -49,7 +49,7 @@ from typing import Any
 
 from training import config as configs
 from training import startup
-from training.checkpoints import CheckpointError, Checkpoints, DiskError, RunLock
+from training.checkpoints import Checkpoint, CheckpointError, Checkpoints, DiskError, RunLock
 from training.config import Config, ConfigError
 from training.files import replacing, write_text
 
@@ -71,10 +71,11 @@ class WorkerLost(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    arguments = _parser().parse_args(argv)
-    run_dir = arguments.run_dir or Path("runs") / arguments.config
-    strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
+    run_dir = None
     try:
+        arguments = _parser().parse_args(argv)
+        run_dir = arguments.run_dir or Path("runs") / arguments.config
+        strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
         config = configs.load(arguments.config, arguments.set + strategy)
         resume = other_run(config, arguments.resume)
         report = open_run(config, run_dir)
@@ -87,8 +88,9 @@ def main(argv: list[str] | None = None) -> int:
             report = train(config, run_dir, resume)
     except (ConfigError, RunError, WorkerLost, DiskError) as error:
         print(f"training.train: error: {error}", file=sys.stderr)
-        with contextlib.suppress(OSError):  # a folder made for a run that can't be, still empty
-            run_dir.rmdir()
+        if run_dir is not None:
+            with contextlib.suppress(OSError):  # a folder made for a run that can't be, still empty
+                run_dir.rmdir()
         if isinstance(error, WorkerLost):
             # Not the usual way: TensorFlow would wait for the other worker.
             sys.stdout.flush()
@@ -98,12 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on after the last checkpoint.")
         return 130
-    if report is None:
-        print(
-            f"Stopped at step {config.max_steps}, as asked. To go on, give the same command without "
-            "`max_steps`, or with a later one."
-        )
-    else:
+    if report is not None:
         print(summary(report, run_dir))
     return 0
 
@@ -196,24 +193,31 @@ def _train(
 ) -> dict[str, Any] | None:
     import keras
 
+    import keras_cvt
     from training import curves, data, distribute, optim, record
     from training.step import Trainer
 
     chief = distribute.is_chief(strategy)
     say = print if chief else _nothing
-    damaged = data.Damaged(config.max_damaged)
+    progress = record.Progress()
+    damaged = data.Damaged(config.max_damaged, progress.damaged)
 
     # The images, of which the devices share each batch.
     images = data.load(config)
     steps_per_epoch = data.steps_per_epoch(config, images)
     total_steps = data.total_steps(config, images)
 
-    # The model gives logits, of which the loss is more exact than of probabilities.
+    # How far an earlier session has come.
+    checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.keep_checkpoints)
+    begun = find_checkpoint(strategy, [checkpoints, *resume])
+
+    # The model gives logits, of which the loss is more exact than of probabilities. The weights that a
+    # run begins with are needed at its beginning only, and may be gone by now.
     keras.utils.set_random_seed(config.seed)
     policy = distribute.policy(config)
+    without_weights = dataclasses.replace(config, weights=None)
     with strategy.scope():
-        cvt = build_model(config, images, dtype=policy)
-        count = parameters(cvt)
+        cvt = build_model(without_weights if begun else config, images, dtype=policy)
         distribute.prepare(cvt, strategy)
         optim.freeze_without_effect(cvt)
         trainer = Trainer(cvt, config.accumulation, config.clip_norm, config.ema)
@@ -223,15 +227,14 @@ def _train(
         )
     say(config.table())
     say(
-        f"CvT with {count:,} parameters in {policy}, {images.train.count:,} training images, "
-        f"{steps_per_epoch:,} steps each epoch, {distribute.describe(strategy)}."
+        f"CvT with {keras_cvt.complexity(cvt).parameters:,} parameters in {policy}, "
+        f"{images.train.count:,} training images, {steps_per_epoch:,} steps each epoch, "
+        f"{distribute.describe(strategy)}."
     )
 
-    # How far an earlier session has come.
-    checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.keep_checkpoints)
-    progress = record.Progress()
     state = record.State(trainer, progress)
-    means = go_back(state, strategy, [checkpoints, *resume], say)
+    means = go_back(state, begun, say) if begun else {}
+    del begun  # which is as large as all weights and averages
 
     # The training, until the end or a stop.
     judged = config.batch_size // config.accumulation  # what fits into memory
@@ -246,14 +249,13 @@ def _train(
     stop_at = min(total_steps, config.max_steps or total_steps)
     while progress.step < stop_at:
         try:
-            with _translated(damaged):
+            with _translated(damaged, strategy):
                 for begin, end in segments(progress.step, total_steps, steps_per_epoch):
                     epochs = -(-end // steps_per_epoch)
                     recorder = record.Recorder(
                         config,
                         progress,
                         state,
-                        schedule=optim.schedule(config, steps_per_epoch),
                         checkpoints=checkpoints if chief else None,
                         run_dir=run_dir if chief else None,
                         steps_per_epoch=steps_per_epoch,
@@ -275,20 +277,21 @@ def _train(
                         write_text(
                             run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n"
                         )
-                    trainer.fit(
-                        batches,
-                        initial_epoch=begin // steps_per_epoch,
-                        epochs=epochs,
-                        steps_per_epoch=min(steps_per_epoch, end - begin),
-                        shuffle=False,  # done already
-                        validation_data=validation,
-                        validation_steps=validation_steps,
-                        callbacks=[recorder],
-                        # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
-                        verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
-                    )
+                    with contextlib.closing(recorder):
+                        trainer.fit(
+                            batches,
+                            initial_epoch=begin // steps_per_epoch,
+                            epochs=epochs,
+                            steps_per_epoch=min(steps_per_epoch, end - begin),
+                            shuffle=False,  # done already
+                            validation_data=validation,
+                            validation_steps=validation_steps,
+                            callbacks=[recorder],
+                            # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
+                            verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
+                        )
         except record.Stopped:
-            return None
+            break
         except record.Diverged as error:
             steps = checkpoints.steps()
             last = (
@@ -301,14 +304,18 @@ def _train(
                 ) from None
             attempt = progress.attempt + 1
             say(f"{error} {last} Going back there for other random draws, attempt {attempt}.")
-            means = go_back(state, strategy, [checkpoints], say)
+            means = go_back(state, find_checkpoint(strategy, [checkpoints]), say)
             progress.attempt = attempt
             distribute.reseed(cvt, attempt)
-    if progress.step < total_steps:  # an earlier session has come to `max_steps`
+    if progress.step < total_steps:
+        say(
+            f"Stopped at step {progress.step}, as asked. To go on, give the same command without "
+            "`max_steps`, or with a later one."
+        )
         return None
 
     # What has come of it.
-    with _translated(damaged), trainer.averaged():
+    with _translated(damaged, strategy), trainer.averaged():
         result = trainer.evaluate(
             validation,
             steps=validation_steps,
@@ -316,39 +323,54 @@ def _train(
             verbose=0,
         )
         weights = cvt.get_weights()
-    seen = trainer.means["top1"]
-    training_seconds = statistics.median(epoch["training_seconds"] for epoch in progress.epochs)
-    report = {
-        "top1": result["top1"],
-        "top5": result["top5"],
-        "loss": result["loss"],
-        "correct": round(float(keras.ops.convert_to_numpy(seen.total))),
-        "images": round(float(keras.ops.convert_to_numpy(seen.count))),
-        # In a typical epoch: the first includes TensorFlow's preparations.
-        "images_per_second": min(steps_per_epoch, total_steps)
-        * config.batch_size
-        / training_seconds,
-        "seconds": sum(epoch["seconds"] for epoch in progress.epochs),
-        "epochs": len(progress.epochs),
-        "steps": progress.step,
-        "attempts": progress.attempt + 1,
-        "damaged_images": sorted(damaged.names),
-        "parameters": count,
-        "seed": config.seed,
-        "precision": policy,
-        "strategy": distribute.describe(strategy),
-        **versions(),
-    }
+    report = _report(config, images, trainer, result, progress, strategy)
     if chief:
         # A fresh model for the file: without what training has added to the layers.
-        begun = dataclasses.replace(config, weights=None)  # they may be gone by now
-        final_model = build_model(begun, images, activation="softmax")
+        final_model = build_model(without_weights, images, activation="softmax")
         final_model.set_weights(weights)
         with replacing(run_dir / "model.keras") as beside:
             final_model.save(beside)
         curves.save(progress.epochs, run_dir / "curves.png")
         write_text(run_dir / "report.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _report(
+    config: Config,
+    images: Any,
+    trainer: Any,
+    result: dict[str, float],
+    progress: Any,
+    strategy: Any,
+) -> dict[str, Any]:
+    """A finished run's result, `result` being that of the evaluation that has just been made."""
+    import keras
+
+    import keras_cvt
+    from training import data, distribute
+
+    seen = trainer.means["top1"]
+    seconds = statistics.median(epoch["training_seconds"] for epoch in progress.epochs)
+    steps = min(data.steps_per_epoch(config, images), progress.step)
+    return {
+        "top1": result["top1"],
+        "top5": result["top5"],
+        "loss": result["loss"],
+        "correct": round(float(keras.ops.convert_to_numpy(seen.total))),
+        "images": round(float(keras.ops.convert_to_numpy(seen.count))),
+        # In a typical epoch: the first includes TensorFlow's preparations.
+        "images_per_second": steps * config.batch_size / seconds,
+        "seconds": sum(epoch["seconds"] for epoch in progress.epochs),
+        "epochs": len(progress.epochs),
+        "steps": progress.step,
+        "attempts": progress.attempt + 1,
+        "damaged_images": sorted(progress.damaged),
+        "parameters": keras_cvt.complexity(trainer.cvt).parameters,
+        "seed": config.seed,
+        "precision": distribute.policy(config),
+        "strategy": distribute.describe(strategy),
+        **versions(),
+    }
 
 
 def _nothing(*_: Any) -> None:
@@ -376,29 +398,34 @@ def other_run(config: Config, resume: Path | None) -> list[Checkpoints]:
     return [other]
 
 
-def go_back(state: Any, strategy: Any, places: list[Checkpoints], say: Any) -> dict[str, Any]:
-    """Goes back to the newest checkpoint of the first place that has one, the same on all workers.
-
-    Returns:
-        The means of an epoch that is not finished; empty if there is no checkpoint.
-    """
+def find_checkpoint(strategy: Any, places: list[Checkpoints]) -> Checkpoint | None:
+    """The newest checkpoint of the first place that has one, the same on all workers."""
     from training import distribute
 
     for place in places:
         checkpoint = place.latest() if distribute.is_chief(strategy) else None
         step = distribute.agree(strategy, -1 if checkpoint is None else checkpoint.step)
-        if step < 0:
-            continue
-        try:
-            means = state.restore(checkpoint or place.read(step))
-        except (CheckpointError, ValueError) as error:
-            raise ConfigError(
-                f"The checkpoint of step {step} can't be used: {error}. All workers must reach the "
-                "same run folder."
-            ) from None
-        say(f"Going on after step {step}.")
-        return means
-    return {}
+        if step >= 0:
+            try:
+                return checkpoint or place.read(step)
+            except CheckpointError as error:
+                raise ConfigError(
+                    f"The checkpoint of step {step} can't be used: {error}. All workers must reach the "
+                    "same run folder."
+                ) from None
+    return None
+
+
+def go_back(state: Any, checkpoint: Checkpoint, say: Any) -> dict[str, Any]:
+    """Goes back to a checkpoint; returns the means of an epoch that is not finished."""
+    try:
+        means = state.restore(checkpoint)
+    except ValueError as error:
+        raise ConfigError(
+            f"The checkpoint of step {checkpoint.step} can't be used: {error}."
+        ) from None
+    say(f"Going on after step {checkpoint.step}.")
+    return means
 
 
 def distributed(strategy: Any, batches: Callable[..., Any]) -> Any:
@@ -431,9 +458,11 @@ def segments(step: int, total_steps: int, steps_per_epoch: int) -> list[tuple[in
 
 
 @contextlib.contextmanager
-def _translated(damaged: Any) -> Iterator[None]:
+def _translated(damaged: Any, strategy: Any) -> Iterator[None]:
     """Says in one line why TensorFlow gave up, where it is known."""
     import tensorflow as tf
+
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
     lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
     try:
@@ -446,7 +475,7 @@ def _translated(damaged: Any) -> Iterator[None]:
                 "The memory of the devices is too small: `accumulation` takes a batch in smaller parts."
             ) from None
         lines = [line.strip() for line in str(error).splitlines() if "ollective ops is" in line]
-        if isinstance(error, lost) or lines:
+        if several and (isinstance(error, lost) or lines):
             raise WorkerLost(
                 f"Another worker is gone: {(lines or [type(error).__name__])[0]}"
             ) from None
@@ -510,11 +539,6 @@ def _stages(config: Config) -> list[Any]:
         )
         for i, (dim, depth, heads) in enumerate(shapes)
     ]
-
-
-def parameters(model: Any) -> int:
-    """How many numbers are learned."""
-    return sum(weight.shape.num_elements() for weight in model.trainable_weights)
 
 
 def versions() -> dict[str, str]:
