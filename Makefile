@@ -33,8 +33,10 @@ test-backends: test-jax test-torch
 
 BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py tests/test_weights.py
 
+# Most of the time goes into compiling each operation by itself: less so without optimizing it.
 test-jax: .venv-jax/made
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(BACKEND_TESTS)
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
+		KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(BACKEND_TESTS)
 
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
