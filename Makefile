@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint format venv test-backends test-jax test-torch clean
+.PHONY: demo peers test test-slow lint format venv test-backends test-jax test-torch clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -39,6 +39,9 @@ test-jax: .venv-jax/made
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
 		tests/test_training_step.py tests/test_checkpoints.py tests/test_deploy.py
+
+# All that python -m benchmarks.* compares with.
+peers: .venv/made .venv-torch/made .venv-jax/made
 
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt
