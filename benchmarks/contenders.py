@@ -406,7 +406,9 @@ def _start(environment: str, job: Job) -> dict[str, str]:
         facts = {"torch": torch.__version__}
         if job.device == "gpu":
             if not torch.cuda.is_available():
-                raise NoDeviceError("torch in .venv-torch finds no GPU; --device cpu tries this out.")
+                raise NoDeviceError(
+                    "torch in .venv-torch finds no GPU; --device cpu tries this out."
+                )
             facts["device"] = torch.cuda.get_device_name()
         return facts
     import jax

@@ -35,9 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--growth", action="store_true", help="measure growth instead")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, metavar="PIXELS", help="of --growth"
+    )
     measure.add_arguments(parser, "inference")
     arguments = parser.parse_args(argv)
     measure.check_arguments(parser, arguments)
+    if len(set(arguments.sizes)) < 2 or min(arguments.sizes) < 32:
+        parser.error("--sizes must be two or more different ones, of at least 32.")
     return measure.run(parser, arguments, growth if arguments.growth else compare)
 
 
@@ -50,7 +55,7 @@ def growth(arguments: argparse.Namespace) -> dict:
     """Measures and prints how time and memory grow; returns all figures."""
     report: dict = {"threads": arguments.threads}
     for what, jobs in {
-        "pixels": [(size * size, {"batch": 1, "size": size}) for size in SIZES],
+        "pixels": [(size * size, {"batch": 1, "size": size}) for size in arguments.sizes],
         "batch": [(batch, {"batch": batch}) for batch in BATCHES],
     }.items():
         print(f"\n| contender | {what} | ms | MB |\n| --- | --- | --- | --- |")

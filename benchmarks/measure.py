@@ -27,6 +27,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 # Whose packages a contender needs; each environment is also the name of a backend of Keras.
 ENVIRONMENTS = {"tensorflow": ".venv", "torch": ".venv-torch", "jax": ".venv-jax"}
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+
 
 class BenchmarkError(Exception):
     """What keeps a comparison from being made. The message is one line."""
@@ -59,6 +61,7 @@ class Contender:
                 "KERAS_BACKEND": self.environment,
                 "OMP_NUM_THREADS": str(job.threads),
                 "TF_CPP_MIN_LOG_LEVEL": "3",
+                **(NO_GPU if job.device == "cpu" else {}),
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
