@@ -134,7 +134,7 @@ def _predict(model, job: Job) -> Runner:
 def _litert(job: Job, quantize: str = "none") -> Runner:
     from PIL import Image
 
-    import keras_cvt
+    from keras_cvt import export
     from keras_cvt.export import litert
 
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def _litert(job: Job, quantize: str = "none") -> Runner:
             Image.fromarray(pixels).save(Path(folder, "calibration.png"))
             options = {"calibration": folder}
         path = Path(folder, "cvt13.tflite")
-        keras_cvt.export.to_litert(
+        export.to_litert(
             _cvt13(job),
             path,
             quantize=quantize,
@@ -162,11 +162,11 @@ def _litert(job: Job, quantize: str = "none") -> Runner:
 def _openvino(job: Job, precision: str) -> Runner:
     import openvino
 
-    import keras_cvt
+    from keras_cvt import export
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "cvt13.xml")
-        keras_cvt.export.to_openvino(_cvt13(job), path)
+        export.to_openvino(_cvt13(job), path)
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": job.threads}
         compiled = openvino.compile_model(path, "CPU", options)
     images = _images(job)

@@ -39,7 +39,7 @@ _ARGUMENTS = """
         activation: of the MLPs. The published weights were trained with "quick_gelu".
         recompute: whether training keeps only the maps between the parts of a block, and calculates
             the attention and the MLP again for their gradients: much less memory for large images, and
-            about a third more time. The same function and gradients. Without dropout only; drop path
+            about a quarter more time. The same function and gradients. Without dropout only; drop path
             is no matter.
         dtype: dtype policy of all layers, such as "mixed_bfloat16"; None is Keras' global policy.
         name: of the model. It decides nothing.
