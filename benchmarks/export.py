@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks import measure as shared
 from training import startup
 
 
@@ -68,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     startup.quiet_tensorflow()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors\n")
+    shared.print_facts(shared.machine())
+    print()
     print(
         "| model | format | quantization | MB | smaller | top-1 | agrees | logit, mean / worst | ms |"
     )

@@ -32,7 +32,7 @@ serializable = keras.saving.register_keras_serializable(package="keras_cvt")
 def quick_gelu(x: Any) -> Any:
     """QuickGELU, `x * sigmoid(1.702 * x)`: the activation that the published weights were trained with.
 
-    Written through SiLU, which backends compute in one fused operation.
+    (Written through SiLU, TensorFlow's gradient would compute the sigmoid once more.)
 
     Args:
         x: floating point tensor of any shape.
@@ -40,7 +40,7 @@ def quick_gelu(x: Any) -> Any:
     Returns:
         A tensor of the same shape and dtype.
     """
-    return ops.silu(1.702 * x) / 1.702
+    return x * ops.sigmoid(1.702 * x)
 
 
 def get_activation(identifier: str | dict | Callable | None) -> Callable:
@@ -125,6 +125,12 @@ def _flatten_map(x: Any) -> Any:
     """(N, H, W, C) -> (N, H * W, C), whatever of H and W is known."""
     _, height, width, channels = ops.shape(x)
     return ops.reshape(x, (-1, height * width, channels))
+
+
+def _call(function: Callable, *tensors: Any, recompute: bool) -> Any:
+    """`function(*tensors)`; with `recompute`, nothing that it calculates on the way is kept for its
+    gradient, which calculates it again. So it must neither draw random numbers nor assign a weight."""
+    return keras.remat(function)(*tensors) if recompute else function(*tensors)
 
 
 def _with_quantization(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
@@ -426,7 +432,9 @@ class ConvProjection(keras.layers.Layer):
             use_bias=deployed,
             depthwise_initializer=torch_uniform(kernel_size**2),
             data_format="channels_last",
-            dtype=self.dtype_policy,
+            # BatchNorm computes in float32 anyway. And in bfloat16, TensorFlow's gradient of a
+            # strided depthwise convolution takes twenty times as long on a processor.
+            dtype=self.dtype_policy if deployed else self.dtype_policy.variable_dtype,
             name="conv",
         )
         self.bn = None
@@ -489,6 +497,8 @@ class ConvProjectionAttention(_ExplicitShapes):
         kernel_initializer: of the linear maps; None is the official normal distribution of deviation
             0.02, "glorot_uniform" the official option `INIT: xavier`.
         deployed: whether the weights do the work of BatchNorm and of the scores' scale as well.
+        recompute: whether training keeps nothing from between the convolutions and the result, most of
+            all not the attention weights, and calculates it again for the gradient.
 
     Call arguments:
         x: map (batch, height, width, channels), of any size.
@@ -502,7 +512,7 @@ class ConvProjectionAttention(_ExplicitShapes):
 
     Raises:
         ValueError: heads that do not divide `embed_dim`; a map of other channels; `class_token_only`
-            without a class token.
+            without a class token; `recompute` with dropout.
 
     Source: paper, section 3.2; official `Attention`.
     """
@@ -522,6 +532,7 @@ class ConvProjectionAttention(_ExplicitShapes):
         dropout: float = 0.0,
         kernel_initializer: Any = None,
         deployed: bool = False,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -542,6 +553,12 @@ class ConvProjectionAttention(_ExplicitShapes):
         self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = _serialized(kernel_initializer)
         self.deployed = deployed
+        self.recompute = recompute
+        if recompute and (attention_dropout or dropout):
+            raise ValueError(
+                "`recompute` needs dropout rates of 0 (but for drop path): calculated again, other "
+                f"numbers would be dropped. Received rates {attention_dropout} and {dropout}."
+            )
         if projection == "dw_bn":
             args = {"kernel_size": kernel_size, "deployed": deployed, "dtype": self.dtype_policy}
             args_q = {**args, "strides": strides_q, "padding": padding_q}
@@ -587,6 +604,25 @@ class ConvProjectionAttention(_ExplicitShapes):
         k = self._join(self._convolve(self.conv_proj_k, x, training), class_token)
         v = self._join(self._convolve(self.conv_proj_v, x, training), class_token)
 
+        def attend(q, k, v):
+            return self._attend(q, k, v, training)
+
+        y = _call(attend, q, k, v, recompute=self.recompute and training)
+
+        # What is taken out of a sequence of unknown length must be told its own length again.
+        token_shape = (-1, 1, self.embed_dim)
+        if class_token_only:
+            return ops.reshape(y, token_shape)
+        height, width = ops.shape(q_map)[1:3]
+        if class_token is None:
+            return ops.reshape(y, (-1, height, width, self.embed_dim))
+        # `y[:, 1:]` has a gradient that TensorFlow computes on one core.
+        samples, tokens, _ = ops.shape(y)
+        new_map = ops.slice(y, (0, 1, 0), (samples, tokens - 1, self.embed_dim))
+        new_map = ops.reshape(new_map, (-1, height, width, self.embed_dim))
+        return new_map, ops.reshape(y[:, :1], token_shape)
+
+    def _attend(self, q, k, v, training):
         # Scaling the queries, not the scores, touches fewer numbers and can't overflow float16.
         q = self.proj_q(q)
         q = self._split_heads(q if self.deployed else q * self.embed_dim**-0.5)
@@ -596,17 +632,7 @@ class ConvProjectionAttention(_ExplicitShapes):
         y = ops.matmul(weights, self._split_heads(self.proj_v(v)))
         y = ops.transpose(y, (0, 2, 1, 3))
         y = ops.reshape(y, (-1, ops.shape(y)[1], self.embed_dim))
-        y = self.proj_drop(self.proj(y), training=training)
-
-        # What is taken out of a sequence of unknown length must be told its own length again.
-        token_shape = (-1, 1, self.embed_dim)
-        if class_token_only:
-            return ops.reshape(y, token_shape)
-        height, width = ops.shape(q_map)[1:3]
-        if class_token is None:
-            return ops.reshape(y, (-1, height, width, self.embed_dim))
-        new_map = ops.reshape(y[:, 1:], (-1, height, width, self.embed_dim))
-        return new_map, ops.reshape(y[:, :1], token_shape)
+        return self.proj_drop(self.proj(y), training=training)
 
     def _convolve(self, conv, x, training):
         return x if conv is None else conv(x, training=training)
@@ -648,6 +674,7 @@ class ConvProjectionAttention(_ExplicitShapes):
             "dropout": self.dropout,
             "kernel_initializer": self.kernel_initializer,
             "deployed": self.deployed,
+            "recompute": self.recompute,
         }
 
 
@@ -735,6 +762,7 @@ class CvTBlock(_ExplicitShapes):
         activation: of the MLP; as in `MLP`.
         deployed: whether weights do the work of their neighbours as well, as `keras_cvt.deploy` makes
             them: for inference only.
+        recompute: as in `ConvProjectionAttention`; nor does training keep anything of the MLP.
 
     Call arguments:
         x: map (batch, height, width, embed_dim), of any size.
@@ -766,6 +794,7 @@ class CvTBlock(_ExplicitShapes):
         activation: Any = "quick_gelu",
         kernel_initializer: Any = None,
         deployed: bool = False,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -778,6 +807,7 @@ class CvTBlock(_ExplicitShapes):
         self.mlp_ratio = mlp_ratio
         self.activation = get_activation(activation)
         self.deployed = deployed
+        self.recompute = recompute
         policy = self.dtype_policy
         # Scale and offset go into the linear maps that follow. Convolutions can't take the offset:
         # it is not what they pad with.
@@ -803,6 +833,7 @@ class CvTBlock(_ExplicitShapes):
             dropout=dropout,
             kernel_initializer=kernel_initializer,
             deployed=deployed,
+            recompute=recompute,
             dtype=policy,
             name="attn",
         )
@@ -845,7 +876,11 @@ class CvTBlock(_ExplicitShapes):
         if class_token_only:
             tokens = [class_token]
         tokens = self._add(tokens, branch, training)
-        branch = [self.mlp(self.norm2(t), training=training) for t in tokens]
+
+        def mlp(x):
+            return self.mlp(self.norm2(x), training=training)
+
+        branch = [_call(mlp, t, recompute=self.recompute and training) for t in tokens]
         tokens = self._add(tokens, branch, training)
         return tokens[0] if len(tokens) == 1 else tuple(tokens)
 

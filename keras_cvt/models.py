@@ -37,6 +37,10 @@ _ARGUMENTS = """
         classifier_activation: of the classifier; None gives logits. Its output is (batch, classes),
             and float32 also in mixed precision.
         activation: of the MLPs. The published weights were trained with "quick_gelu".
+        recompute: whether training keeps only the maps between the parts of a block, and calculates
+            the attention and the MLP again for their gradients: much less memory for large images, and
+            about a quarter more time. The same function and gradients. Without dropout only; drop path
+            is no matter.
         dtype: dtype policy of all layers, such as "mixed_bfloat16"; None is Keras' global policy.
         name: of the model. It decides nothing.
 
@@ -65,6 +69,7 @@ def CvT(
     classifier_activation: Any = "softmax",
     activation: Any = "quick_gelu",
     kernel_initializer: Any = None,
+    recompute: bool = False,
     dtype: Any = None,
     name: str = "cvt",
 ) -> keras.Model:
@@ -92,7 +97,7 @@ def CvT(
     # All layers before any weight: their constructors know what is wrong with a configuration.
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     plan = [
-        _StageLayers(i, stage, activation, kernel_initializer, policy)
+        _StageLayers(i, stage, activation, kernel_initializer, recompute, policy)
         for i, stage in enumerate(stages)
     ]
     norm = keras.layers.LayerNormalization(
@@ -160,7 +165,7 @@ CvT.__doc__ = f"""Builds a Convolutional vision Transformer from a list of stage
 class _StageLayers:
     """The layers of one stage, and how they are connected."""
 
-    def __init__(self, index, stage, activation, kernel_initializer, policy):
+    def __init__(self, index, stage, activation, kernel_initializer, recompute, policy):
         self.prefix = prefix = f"stage{index}"
         self.policy = policy
         self.embed = [
@@ -193,6 +198,7 @@ class _StageLayers:
                     **args,
                     activation=activation,
                     kernel_initializer=kernel_initializer,
+                    recompute=recompute,
                     dtype=policy,
                     name=f"{prefix}_blocks_{j}",
                 )
@@ -238,6 +244,7 @@ def _constructor(variant: str, summary: str):
         classifier_activation: Any = "softmax",
         drop_path_rate: float | None = None,
         activation: Any = "quick_gelu",
+        recompute: bool = False,
         dtype: Any = None,
         name: str = variant.lower(),
     ) -> keras.Model:
@@ -254,6 +261,7 @@ def _constructor(variant: str, summary: str):
             classes=classes,
             classifier_activation=classifier_activation,
             activation=activation,
+            recompute=recompute,
             dtype=dtype,
             name=name,
         )

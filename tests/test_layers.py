@@ -52,6 +52,13 @@ CASES = {
         5,
     ),
     "block": (layers.CvTBlock, {"embed_dim": 8, "num_heads": 2}, 8, False, 31),
+    "block_recompute": (
+        layers.CvTBlock,
+        {"embed_dim": 8, "num_heads": 2, "recompute": True},
+        8,
+        True,
+        31,
+    ),
     "block_token": (
         layers.CvTBlock,
         {
@@ -156,7 +163,9 @@ def test_dtype_policies(case, policy):
         assert keras.backend.standardize_dtype(output.dtype) == compute
         assert np.isfinite(numpy(keras.ops.cast(output, "float32"))).all()
     for sublayer in layer._flatten_layers():
-        assert sublayer.dtype_policy.name == policy, sublayer.name
+        # BatchNorm computes in float32 what its convolution gives it.
+        expected = variable if sublayer.name == "conv" else policy
+        assert sublayer.dtype_policy.name == expected, sublayer.name
     for weight in layer.weights:
         assert weight.dtype == variable, weight.path
 
@@ -429,6 +438,7 @@ def test_initialization_by_distribution():
         (lambda: layers.CvTBlock(8, 2, kernel_size=5), "padding_q=\\(kernel_size - 1\\)"),
         (lambda: layers.CvTBlock(8, 2, mlp_ratio=0), "hidden_dim.*at least 1"),
         (lambda: layers.CvTBlock(8, 2, activation="quick_glu"), "quick_glu"),
+        (lambda: layers.CvTBlock(8, 2, dropout=0.1, recompute=True), "rates of 0.*0.1"),
         (lambda: layers.CvTBlock(8, 2).build((None, 4, 4, 6)), "height, width, 8"),
         (lambda: layers.CvTBlock(8, 2).build((None, 16, 8)), "Received shape"),
         (lambda: layers.ConvEmbedding(8).build((None, 4, 4, None)), "must be known"),

@@ -387,6 +387,20 @@ def test_jit_compiled_fit():
     model.fit(images(32, 32), np.array([1, 2]), verbose=0)
 
 
+def test_recomputing_changes_no_step():
+    """The same gradients and drop path's same draws; BatchNorm's statistics move once, not twice."""
+    stages = [*TINY[:2], dataclasses.replace(TINY[2], drop_path_rate=0.5)]
+    trained = []
+    for recompute in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras_cvt.CvT(stages, input_shape=(32, 48, 3), classes=5, recompute=recompute)
+        model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+        model.fit(np.concatenate([images(32, 48)] * 2), np.arange(4), verbose=0)
+        trained.append(model.get_weights())
+    for expected, found in zip(*trained, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 # --- wrong arguments ----------------------------------------------------------------------------
 
 

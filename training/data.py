@@ -14,7 +14,7 @@ and with a tf.data service it also depends on which server is faster.
 Images that can't be read do not stop a run: see `Damaged`. The next one that can be read stands also in
 their place, and nothing else moves.
 
-`python -m training.show_batch` draws a batch, `python -m training.benchmark_input` measures the speed.
+`python -m training.show_batch` draws a batch, `python -m benchmarks.input` measures the speed.
 """
 
 from __future__ import annotations

@@ -506,6 +506,7 @@ def build_model(
         "weights": config.weights,
         "classes": len(images.class_names),
         "classifier_activation": activation,
+        "recompute": config.recompute,
         "dtype": dtype,
     }
     if configs.INITS[config.init] is not None:

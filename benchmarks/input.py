@@ -1,7 +1,7 @@
 """Measures the input pipeline, step by step, and a Pillow pipeline doing the same beside it.
 
-    python -m training.benchmark_input --config NAME [--set key=value ...] [--seconds 10]
-                                       [--photos N] [--rounds 3]
+    python -m benchmarks.input --config NAME [--set key=value ...] [--seconds 10] [--photos N]
+                               [--rounds 3]
 
 Images are the config's, or with --photos so many JPEGs of 500x375 pixels, quality 90, that are made
 from real photos of installed packages. Each line is the speed with all steps so far. Then training's
@@ -22,7 +22,6 @@ import gc
 import importlib.util
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import measure
+from benchmarks.measure import CORES
 from training import config as configs
 from training import startup
 from training.config import Config, ConfigError, OneLineErrors
@@ -40,7 +41,6 @@ from training.config import Config, ConfigError, OneLineErrors
 PHOTO_SIZE = (500, 375)
 PILLOW_BATCH = 64
 PILLOW_FILES = 1024  # at most
-CORES = len(os.sched_getaffinity(0))
 
 Speed = tuple[float, float]  # images per second, of the clock and of the processor
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             startup.quiet_tensorflow()
             benchmark(config, arguments.seconds, arguments.rounds)
     except ConfigError as error:
-        print(f"training.benchmark_input: error: {error}", file=sys.stderr)
+        print(f"benchmarks.input: error: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
         return parse
 
-    parser = OneLineErrors(prog="training.benchmark_input", description=__doc__.split("\n")[0])
+    parser = OneLineErrors(prog="benchmarks.input", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=positive(float), default=10.0, help="for each number")
@@ -129,8 +129,10 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     both = data.Data(images, images)
     data.steps_per_epoch(config, both)
 
-    print(f"{_processor()}, {CORES} cores, load {os.getloadavg()[0]:.1f} before the start")
-    print(f"TensorFlow {tf.__version__}, Pillow {PIL.__version__}")
+    measure.print_facts(
+        {**measure.machine(), "load before the start": round(os.getloadavg()[0], 1)}
+    )
+    measure.print_facts({"TensorFlow": tf.__version__, "Pillow": PIL.__version__})
     print(
         f"{images.count} images of {config.source}, {config.image_size} pixels, groups of {group}\n"
     )
@@ -298,14 +300,6 @@ def _work(
             images += PILLOW_BATCH
         taken, processor = time.perf_counter() - start, time.process_time() - processor
         end.send((images / taken, images / processor))
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _print(name: str, speed: Sequence[float], digits: int = 0) -> None:

@@ -1,0 +1,91 @@
+"""What the comparisons share (benchmarks/measure.py), and that they say what is wrong."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import gpu, inference, measure, picture, training
+from benchmarks.contenders import CONTENDERS, TORCH_COMPILED, TORCH_EAGER, Job
+
+
+class Measured:
+    """A contender that has had its turns."""
+
+    def __init__(self, name, rates, bytes=0):
+        self.job, self.rates, self.bytes = Job("inference", name, 2), rates, bytes
+
+
+def test_ratios_are_those_of_the_same_round():
+    # The machine is twice as slow in the second round: neither is faster for it.
+    figures = measure.summarize(
+        [Measured(TORCH_EAGER, [10, 5, 10]), Measured("CvT13, graph", [20, 10, 30], 8)], TORCH_EAGER
+    )
+    assert figures[TORCH_EAGER]["ratio"] == 1
+    row = figures["CvT13, graph"]
+    assert (row["ratio"], row["images_per_second"], row["bytes_per_image"]) == (2, 20, 4)
+    assert row["ratio_of_best"] == 3
+    assert "| CvT13, graph | 20.0 | 2.00 | 2.00-3.00 | 30.0 | 3.00 |" in measure.table(
+        "batch 2", "PyTorch eager", figures
+    )
+
+
+def test_every_task_has_what_it_is_compared_with():
+    for task, contenders in CONTENDERS.items():
+        assert (TORCH_COMPILED if "gpu" in task else TORCH_EAGER) in contenders
+        assert {environment for environment, _ in contenders.values()} <= set(measure.ENVIRONMENTS)
+
+
+def test_exponents():
+    rows = [(n, 3 * n**1.5, 7 * n) for n in (1, 4, 9)]
+    assert inference.exponent(rows, 1) == pytest.approx(1.5)
+    assert inference.exponent(rows, 2) == pytest.approx(1)
+
+
+def test_a_contender_takes_its_turn(monkeypatch):
+    monkeypatch.setitem(measure.ENVIRONMENTS, "tensorflow", sys.prefix)
+    (found,) = measure.take_turns([Job("inference", "CvT13, graph", 2, 32)], 3, 0.01)
+    assert len(found.rates) == 3 and min(found.rates) > 0
+    assert found.bytes > 0 and "tensorflow" in found.facts
+    assert found.process.poll() is not None
+    with pytest.raises(measure.BenchmarkError, match="'CvT13, graph' ended with status 1. To see"):
+        measure.take_turns([Job("inference", "CvT13, graph", 2, 1)], 3, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (inference, ["--rounds", "2"], "--rounds must be at least 3. Received 2."),
+        (inference, ["--only", "ResNet51"], "invalid choice: 'ResNet51'"),
+        (training, ["--batch", "0"], "must be above 0"),
+        (gpu, ["--seconds", "0"], "must be above 0"),
+    ],
+)
+def test_wrong_arguments(command, arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        command.main(arguments)
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_environments_are_named(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(measure.ENVIRONMENTS, "torch", tmp_path)
+    for command in (inference, training, gpu):
+        assert command.main(["--json", str(tmp_path / "figures.json")]) == 2
+        assert "`make peers` makes all environments" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_picture(tmp_path, capsys):
+    figures = measure.summarize(
+        [Measured(TORCH_EAGER, [10, 5, 10]), Measured("CvT13, graph", [20, 10, 30])], TORCH_EAGER
+    )
+    report = {"task": "inference", "tables": {"batch 2": figures}, "machine": measure.machine()}
+    path, output = tmp_path / "figures.json", tmp_path / "speed.png"
+    path.write_text(json.dumps(report))
+    assert picture.main([str(path), "--output", str(output)]) == 0
+    assert output.read_bytes().startswith(b"\x89PNG")
+    path.write_text("{}")
+    assert picture.main([str(path), "--output", str(tmp_path / "other.png")]) == 2
+    assert "not what --json writes" in capsys.readouterr().err
+    assert not (tmp_path / "other.png").exists()
