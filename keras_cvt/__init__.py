@@ -1,6 +1,7 @@
 """CvT, the Convolutional vision Transformer (Wu et al. 2021), for Keras 3."""
 
 from keras_cvt import checkpoints, imagenet, weights
+from keras_cvt.attention import AttentionMaps, attention_maps, plot_attention
 from keras_cvt.complexity import complexity
 from keras_cvt.config import StageConfig, stages_from_spec
 from keras_cvt.deploy import deploy
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "AttentionMaps",
     "ClassToken",
     "ConvEmbedding",
     "ConvProjection",
@@ -40,6 +42,7 @@ __all__ = [
     "DropPath",
     "PositionEmbedding",
     "StageConfig",
+    "attention_maps",
     "checkpoints",
     "complexity",
     "decode_predictions",
@@ -47,6 +50,7 @@ __all__ = [
     "feature_pyramid",
     "imagenet",
     "load_image",
+    "plot_attention",
     "preprocess_input",
     "quick_gelu",
     "stages_from_spec",
