@@ -5,6 +5,7 @@ from keras_cvt.attention import AttentionMaps, attention_maps, plot_attention
 from keras_cvt.complexity import complexity
 from keras_cvt.config import StageConfig, stages_from_spec
 from keras_cvt.deploy import deploy
+from keras_cvt.drawing import draw
 from keras_cvt.imagenet import decode_predictions, load_image, preprocess_input
 from keras_cvt.layers import (
     MLP,
@@ -47,6 +48,7 @@ __all__ = [
     "complexity",
     "decode_predictions",
     "deploy",
+    "draw",
     "feature_pyramid",
     "imagenet",
     "load_image",

@@ -205,10 +205,7 @@ def plot_attention(picture: Any, attention: AttentionMaps, index: int = 0) -> Fi
         ImportError: without matplotlib.
         ValueError: for a picture of another shape, or an index that is not in the batch.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot_attention needs matplotlib: pip install matplotlib") from error
+    matplotlib = import_matplotlib()
     picture = np.asarray(picture)
     if picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
         raise ValueError(
@@ -238,7 +235,7 @@ def plot_attention(picture: Any, attention: AttentionMaps, index: int = 0) -> Fi
     rows = -(-(len(panels) + 1) // columns)
     side = 2.0  # inches
     shape = (columns * side, rows * (side * pixels.shape[0] / pixels.shape[1] + 0.3))
-    figure = Figure(figsize=shape, layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=shape, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
@@ -251,10 +248,24 @@ def plot_attention(picture: Any, attention: AttentionMaps, index: int = 0) -> Fi
     return figure
 
 
+def import_matplotlib() -> Any:
+    """The package with what is needed of it: no pyplot, so no window and no global state.
+
+    Raises:
+        ImportError: that says what to install.
+    """
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            "Pictures of the attention need matplotlib: pip install matplotlib"
+        ) from error
+    return matplotlib
+
+
 def _overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The picture in grey, dark where `heat` is 0, and coloured the more, the nearer it is to 1."""
-    from matplotlib import colormaps
-
     grey = pixels.mean(axis=-1, keepdims=True)
-    colours = colormaps["inferno"](heat)[..., :3]
+    colours = import_matplotlib().colormaps["inferno"](heat)[..., :3]
     return np.clip(0.35 * grey + 0.75 * colours, 0, 1)
