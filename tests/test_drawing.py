@@ -63,7 +63,7 @@ def test_command(tmp_path, capsys):
         (["cvt13", "--output", "a.png"], "must end in .svg"),
         (["cvt13", "--output", "no/a.svg"], "no folder"),
         (["cvt13", "--output", "there.svg"], "there.svg exists and is kept"),
-        (["cvt31", "--output", "a.svg"], "Did you mean 'cvt13'?"),
+        (["cvt31", "--output", "a.svg"], "Did you mean 'cvt"),
         (["none.json", "--output", "a.svg"], "none.json"),
         (["cvt13", "--output", "a.svg", "--classes", "0"], "--classes must be at least 1"),
         (["cvt13", "--output", "a.svg", "--image-size", "1"], "at least 3 pixels"),
