@@ -17,12 +17,12 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import keras_cvt
 
-SIZE, DIGIT = 48, 24  # pixels
+SIZE, DIGIT = 64, 28  # pixels
 HELD_OUT = 360  # digits that no training image shows
 
 STAGES = (
     keras_cvt.StageConfig(32, depth=1, num_heads=1, patch_size=7, patch_stride=4, patch_padding=2),
-    keras_cvt.StageConfig(96, depth=3, num_heads=3, patch_stride=1, class_token=True),
+    keras_cvt.StageConfig(64, depth=3, num_heads=2, stride_kv=1, class_token=True),
 )
 
 
