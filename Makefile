@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo peers test test-slow lint format venv test-backends test-jax test-torch clean
+.PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -26,12 +26,17 @@ format: .venv/made
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Executes colab/*.ipynb without a network, and saves what they show.
+notebooks: .venv/made
+	$(BIN)/python -m colab.run
+
 venv: .venv/made
 
 # Layers, models and parity on the other two backends of Keras, each in its own environment.
 test-backends: test-jax test-torch
 
-BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py tests/test_weights.py
+BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py \
+	tests/test_weights.py tests/test_attention.py
 
 # JAX compiles every operation for every shape: without optimizing it, in much less time.
 XLA_QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
@@ -50,7 +55,7 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) -e ".[train,test,test-export]"
+	$(BIN)/python $(PIP_INSTALL) -e ".[train,test,test-export,test-notebooks]"
 	touch $@
 
 .venv-jax/made: setup.py constraints.txt

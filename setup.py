@@ -34,8 +34,14 @@ EXTRAS = {
     ],
     # keras-cvt export: the converters, and the runtimes in which each file is proven
     "export": EXPORT,
-    # what a notebook server does not bring: the backend, and plots
-    "notebooks": ["tensorflow>=2.21,<2.22", "matplotlib>=3.9"],
+    # pictures: plot_attention and keras-cvt explain
+    "plot": ["matplotlib>=3.9"],
+    # colab/, beside "train": LiteRT, and TensorFlow Serving's messages
+    "notebooks": [
+        "ai-edge-litert>=2.3,<3",
+        "flatbuffers>=25,<26",
+        "tensorflow-serving-api>=2.21,<2.22",
+    ],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.6",  # on as many cores as there are: TensorFlow's tracing uses one
@@ -43,9 +49,12 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
         "scikit-learn>=1.5",  # two real photos
         "foolbox>=3.3.4,<3.4",  # twenty more, with ImageNet labels
+        "matplotlib>=3.9",
     ],
     # beside "test", where the backend is TensorFlow: all runtimes, and TensorFlow Serving's messages
     "test-export": [*EXPORT, "tensorflow-serving-api>=2.21,<2.22"],
+    # beside "train", "test" and "test-export": colab/ is executed
+    "test-notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 
 setup(

@@ -1,9 +1,11 @@
 """CvT, the Convolutional vision Transformer (Wu et al. 2021), for Keras 3."""
 
 from keras_cvt import checkpoints, imagenet, weights
+from keras_cvt.attention import AttentionMaps, attention_maps, plot_attention
 from keras_cvt.complexity import complexity
 from keras_cvt.config import StageConfig, stages_from_spec
 from keras_cvt.deploy import deploy
+from keras_cvt.drawing import draw
 from keras_cvt.imagenet import decode_predictions, load_image, preprocess_input
 from keras_cvt.layers import (
     MLP,
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "AttentionMaps",
     "ClassToken",
     "ConvEmbedding",
     "ConvProjection",
@@ -40,13 +43,16 @@ __all__ = [
     "DropPath",
     "PositionEmbedding",
     "StageConfig",
+    "attention_maps",
     "checkpoints",
     "complexity",
     "decode_predictions",
     "deploy",
+    "draw",
     "feature_pyramid",
     "imagenet",
     "load_image",
+    "plot_attention",
     "preprocess_input",
     "quick_gelu",
     "stages_from_spec",

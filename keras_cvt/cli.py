@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -11,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
 import keras_cvt
-from keras_cvt import export, models, weights
+from keras_cvt import attention, export, imagenet, models, weights
 from keras_cvt.complexity import Row, complexity
-from keras_cvt.config import VARIANTS, stages_from_spec, unknown_choice
+from keras_cvt.config import VARIANTS, StageConfig, stages_from_spec, unknown_choice
 from keras_cvt.convert import KEYS, beside, check_folder, convert
+from keras_cvt.drawing import draw
 from keras_cvt.predict import Prediction, find_images, predict_files
+
+PICTURES = (".png", ".jpg", ".pdf", ".svg")  # that matplotlib writes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,16 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = commands.add_parser(
         "summary", help="parameters and multiply-adds of a model, layer by layer"
     )
-    summary.add_argument("model", help="cvt13, cvt21 or cvtw24")
-    summary.add_argument(
-        "--image-size",
-        type=_image_size,
-        default=(224, 224),
-        metavar="SIZE",
-        help="in pixels: 384, or HEIGHTxWIDTH (default: 224)",
-    )
-    summary.add_argument("--classes", type=int, default=1000, help="default: 1000")
+    _add_design_options(summary)
     summary.set_defaults(run=_summary)
+
+    drawing = commands.add_parser(
+        "draw", help="a picture of a model's architecture: stages, shapes, multiply-adds"
+    )
+    _add_design_options(drawing)
+    drawing.add_argument("--output", required=True, metavar="FILE.svg", help="a new file")
+    drawing.set_defaults(run=_draw)
 
     table = commands.add_parser("weights", help="the published weights, and their accuracy")
     table.set_defaults(run=_weights)
@@ -71,22 +75,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     predict = commands.add_parser("predict", help="the classes of images")
     predict.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    predict.add_argument("--model", required=True, help="cvt13, cvt21 or cvtw24")
-    predict.add_argument(
-        "--weights", default="imagenet", help="a published name or a file (default: imagenet)"
-    )
-    predict.add_argument("--top", type=int, default=5, metavar="K", help="default: 5")
-    predict.add_argument(
-        "--image-size", type=int, metavar="SIZE", help="pixels (default: the weights', else 224)"
-    )
+    _add_classifier_options(predict)
     predict.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
-    predict.add_argument(
-        "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
-    )
     output = predict.add_mutually_exclusive_group()
     output.add_argument("--csv", metavar="FILE", help="write a table to FILE")
     output.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
+
+    explain = commands.add_parser(
+        "explain",
+        help="where a model looks in an image",
+        description="Names the classes of an image, and draws over it the class token's attention in "
+        "each block of the last stage, and rollout over all of them. Needs matplotlib.",
+    )
+    explain.add_argument("image", metavar="IMAGE")
+    _add_classifier_options(explain)
+    explain.add_argument(
+        "--output", required=True, metavar="FILE", help=f"a new file: {', '.join(PICTURES)}"
+    )
+    explain.set_defaults(run=_explain)
 
     exporting = commands.add_parser(
         "export",
@@ -161,9 +168,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"keras-cvt {arguments.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _add_design_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "model",
+        help="cvt13, cvt21 or cvtw24; or a .json file with another configuration: the official "
+        "options or Hugging Face's config.json",
+    )
+    command.add_argument(
+        "--image-size",
+        type=_image_size,
+        default=(224, 224),
+        metavar="SIZE",
+        help="in pixels: 384, or HEIGHTxWIDTH (default: 224)",
+    )
+    command.add_argument("--classes", type=int, default=1000, help="default: 1000")
+
+
+def _add_classifier_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="cvt13, cvt21 or cvtw24")
+    command.add_argument(
+        "--weights", default="imagenet", help="a published name or a file (default: imagenet)"
+    )
+    command.add_argument("--top", type=int, default=5, metavar="K", help="default: 5")
+    command.add_argument(
+        "--image-size", type=int, metavar="SIZE", help="pixels (default: the weights', else 224)"
+    )
+    command.add_argument(
+        "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
+    )
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -190,6 +227,10 @@ def _variant(name: str) -> str:
     return known[key]
 
 
+def _spec(path: str) -> list[StageConfig]:
+    return stages_from_spec(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
 def _weights(arguments: argparse.Namespace) -> int:
     print(weights.table())
     return 0
@@ -198,19 +239,30 @@ def _weights(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     stages = None
     if arguments.spec:
-        stages = stages_from_spec(json.loads(Path(arguments.spec).read_text(encoding="utf-8")))
+        stages = _spec(arguments.spec)
     convert(arguments.source, arguments.destination, arguments.keys, stages)
     print(f"wrote {arguments.destination}")
     return 0
 
 
-def _predict(arguments: argparse.Namespace) -> int:
-    for option in ("top", "batch_size", "image_size"):
+@dataclasses.dataclass(frozen=True)
+class _Classifier:
+    """A model, and how pictures come to it and classes to their names."""
+
+    model: keras.Model
+    image_size: int
+    crop: float | str | None
+    labels: list[tuple[str, str]] | None
+
+
+def _check_positive(arguments: argparse.Namespace, *options: str) -> None:
+    for option in options:
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise ValueError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
-    if arguments.csv:
-        check_folder(Path(arguments.csv))
+
+
+def _classifier(arguments: argparse.Namespace) -> _Classifier:
     variant = _variant(arguments.model)
     source = weights.find(arguments.weights, variant)
     labels = _labels(arguments)
@@ -220,6 +272,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     image_size, crop = _size_and_crop(arguments, source)
     model = _trained(variant, source, classes, (image_size, image_size))
     named = None if labels is None else [(str(i), label) for i, label in enumerate(labels)]
+    return _Classifier(model, image_size, crop, named)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    _check_positive(arguments, "top", "batch_size", "image_size")
+    if arguments.csv:
+        check_folder(Path(arguments.csv))
+    classifier = _classifier(arguments)
     sources = find_images(arguments.images)
     results: list[Prediction] = []
     status = 0
@@ -227,7 +287,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     with tqdm(total=len(sources), unit="image", disable=None) as bar:
         try:
             for result in predict_files(
-                model, sources, image_size, crop, arguments.top, arguments.batch_size, named
+                classifier.model,
+                sources,
+                classifier.image_size,
+                classifier.crop,
+                arguments.top,
+                arguments.batch_size,
+                classifier.labels,
             ):
                 results.append(result)
                 bar.update()
@@ -240,10 +306,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         _write_csv(Path(arguments.csv), results)
     else:
         for result in results:
-            if result.classes:
-                print(result.source)
-                for label_id, label, score in result.classes:
-                    print(f"  {score:7.2%}  {label} ({label_id})")
+            _print_classes(result)
     broken = [result for result in results if result.error]
     for result in broken:
         print(f"keras-cvt predict: {result.error}", file=sys.stderr)
@@ -253,6 +316,48 @@ def _predict(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return status or (1 if broken else 0)
+
+
+def _print_classes(result: Prediction) -> None:
+    if result.classes:
+        print(result.source)
+        for label_id, label, score in result.classes:
+            print(f"  {score:7.2%}  {label} ({label_id})")
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    _check_positive(arguments, "top", "image_size")
+    output = _new_file(arguments.output, PICTURES)
+    attention.import_matplotlib()
+    classifier = _classifier(arguments)
+    image = imagenet.load_image(arguments.image, classifier.image_size, classifier.crop)
+    maps = attention.attention_maps(classifier.model, imagenet.preprocess_input(image[np.newaxis]))
+    (result,) = predict_files(
+        classifier.model,
+        [arguments.image],
+        classifier.image_size,
+        classifier.crop,
+        arguments.top,
+        batch_size=1,
+        labels=classifier.labels,
+    )
+    _print_classes(result)
+    figure = attention.plot_attention(image, maps)
+    with beside(output) as temporary:
+        figure.savefig(temporary, dpi=150)
+    print(f"wrote {output}")
+    return 0
+
+
+def _new_file(text: str, suffixes: Sequence[str]) -> Path:
+    """A file to write, of which is known before the work that it can be, and that nothing is lost."""
+    path = Path(text)
+    check_folder(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--output must end in {' or '.join(suffixes)}, not {path.name}")
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is kept: remove it, or give another path.")
+    return path
 
 
 def _labels(arguments: argparse.Namespace) -> list[str] | None:
@@ -337,12 +442,30 @@ def _write_csv(path: Path, results: Sequence[Prediction]) -> None:
     print(f"wrote {path}")
 
 
-def _summary(arguments: argparse.Namespace) -> int:
-    variant = _variant(arguments.model)
+def _design(arguments: argparse.Namespace) -> tuple[str, Sequence[StageConfig]]:
+    """What to call the model that is meant, and its stages."""
     if arguments.classes < 1:
         raise ValueError(f"--classes must be at least 1, not {arguments.classes}")
+    if arguments.model.endswith(".json"):
+        return Path(arguments.model).stem, _spec(arguments.model)
+    variant = _variant(arguments.model)
+    return variant, VARIANTS[variant]
+
+
+def _draw(arguments: argparse.Namespace) -> int:
+    output = _new_file(arguments.output, (".svg",))
+    name, stages = _design(arguments)
+    text = draw(stages, (*arguments.image_size, 3), arguments.classes, title=name)
+    with beside(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"wrote {output}")
+    return 0
+
+
+def _summary(arguments: argparse.Namespace) -> int:
+    _, stages = _design(arguments)
     height, width = arguments.image_size
-    result = complexity(VARIANTS[variant], (height, width, 3), classes=arguments.classes)
+    result = complexity(stages, (height, width, 3), classes=arguments.classes)
     rows = result.by_layer()
     total = Row(
         "total", result.parameters, result.statistics, result.multiply_adds, result.computed

@@ -86,6 +86,47 @@ def complexity(
     Raises:
         ValueError: for a model not made here, or images that are too small or of unknown size.
     """
+    design = described(model_or_stages, input_shape, classes)
+    rows: list[Row] = []
+    channels = design.input_shape[-1]
+    for i, (stage, (height, width, dim)) in enumerate(zip(design.stages, design.maps, strict=True)):
+        only = design.token_only and i == len(design.stages) - 1
+        rows += _stage_rows(f"stage{i}", stage, height, width, channels, only)
+        channels = dim
+    if design.norm:
+        rows.append(Row("norm", 2 * channels))
+    if design.classes:
+        rows.append(_linear("head", channels, design.classes, tokens=1))
+    return Complexity(tuple(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What a model is made of.
+
+    Attributes:
+        stages: their configurations.
+        input_shape: (height, width, channels) of one image.
+        maps: of each stage, the same of its map.
+        classes: of the classifier; 0 for none.
+        norm: whether there is a final norm.
+        token_only: whether of the last block only the class token is computed.
+    """
+
+    stages: tuple[StageConfig, ...]
+    input_shape: tuple[int, int, int]
+    maps: tuple[tuple[int, int, int], ...]
+    classes: int
+    norm: bool
+    token_only: bool
+
+
+def described(
+    model_or_stages: keras.Model | Sequence[StageConfig | Mapping[str, Any]],
+    input_shape: Sequence[int | None] | None = None,
+    classes: int = 1000,
+) -> Design:
+    """The design of a model, or of one that is not made yet. Arguments and errors: of `complexity`."""
     if isinstance(model_or_stages, keras.Model):
         model = model_or_stages
         stages = models.stage_configs(model)
@@ -105,21 +146,15 @@ def complexity(
         )
     models.check_input_size(stages, shape)
 
-    rows: list[Row] = []
-    height, width, channels = shape
-    for i, stage in enumerate(stages):
+    maps = []
+    height, width, _ = shape
+    for stage in stages:
         height, width = (
             conv_output_size(size, stage.patch_size, stage.patch_stride, stage.patch_padding)
             for size in (height, width)
         )
-        only = token_only and i == len(stages) - 1
-        rows += _stage_rows(f"stage{i}", stage, height, width, channels, only)
-        channels = stage.embed_dim
-    if norm:
-        rows.append(Row("norm", 2 * channels))
-    if classes:
-        rows.append(_linear("head", channels, classes, tokens=1))
-    return Complexity(tuple(rows))
+        maps.append((height, width, stage.embed_dim))
+    return Design(tuple(stages), shape, tuple(maps), classes, norm, token_only)
 
 
 def _linear(name, inputs, outputs, tokens, computed=None, bias=True) -> Row:

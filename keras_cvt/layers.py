@@ -121,6 +121,16 @@ def at_least_float32(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
+def linear_interpolation(points: Any, size: int) -> Any:
+    """The matrix (points, size) that interpolates `size` values, which lie at 0, 1, 2 ..., at points.
+
+    A point beyond the first or the last value gets that value. `points` is a float32 vector.
+    """
+    points = ops.clip(points, 0, size - 1)[:, None]
+    distances = ops.abs(points - ops.cast(ops.arange(size), "float32"))
+    return ops.maximum(1 - distances, 0)
+
+
 def _flatten_map(x: Any) -> Any:
     """(N, H, W, C) -> (N, H * W, C), whatever of H and W is known."""
     _, height, width, channels = ops.shape(x)
@@ -302,9 +312,7 @@ class PositionEmbedding(keras.layers.Layer):
         """
         scale = old / ops.cast(new, "float32")
         centers = (ops.cast(ops.arange(new), "float32") + 0.5) * scale - 0.5
-        centers = ops.clip(centers, 0, old - 1)[:, None]
-        distances = ops.abs(centers - ops.cast(ops.arange(old), "float32"))
-        return ops.cast(ops.maximum(1 - distances, 0), self.compute_dtype)
+        return ops.cast(linear_interpolation(centers, old), self.compute_dtype)
 
     def compute_output_shape(self, x_shape):
         return x_shape
@@ -592,17 +600,7 @@ class ConvProjectionAttention(_ExplicitShapes):
             _build_dense(self, dense, (None, None, self.embed_dim))
 
     def call(self, x, class_token=None, class_token_only=False, training=None):
-        if class_token_only and class_token is None:
-            raise ValueError("`class_token_only` needs a `class_token`.")
-        if class_token_only and (self.conv_proj_q is None or not training):
-            q = class_token
-        else:
-            q_map = self._convolve(self.conv_proj_q, x, training)
-            q = self._join(q_map, class_token)
-            if class_token_only:
-                q = q[:, :1]
-        k = self._join(self._convolve(self.conv_proj_k, x, training), class_token)
-        v = self._join(self._convolve(self.conv_proj_v, x, training), class_token)
+        q, k, v, q_map = self._tokens(x, class_token, class_token_only, training)
 
         def attend(q, k, v):
             return self._attend(q, k, v, training)
@@ -622,13 +620,45 @@ class ConvProjectionAttention(_ExplicitShapes):
         new_map = ops.reshape(new_map, (-1, height, width, self.embed_dim))
         return new_map, ops.reshape(y[:, :1], token_shape)
 
-    def _attend(self, q, k, v, training):
+    def attention_weights(self, x, class_token=None, class_token_only=False):
+        """How much of each value goes into each result in inference.
+
+        Args:
+            x, class_token, class_token_only: as the layer itself is called with them.
+
+        Returns:
+            (batch, heads, queries, keys), float32 at least; each row sums to 1. With a class token, the
+            first query and the first key are its own; the others are a map's, row by row.
+        """
+        q, k, _, _ = self._tokens(x, class_token, class_token_only, training=False)
+        return self._weights(q, k)
+
+    def _tokens(self, x, class_token, class_token_only, training):
+        """What queries, keys and values are made of; and the queries' map, where it is computed."""
+        q_map = None
+        if class_token_only and class_token is None:
+            raise ValueError("`class_token_only` needs a `class_token`.")
+        if class_token_only and (self.conv_proj_q is None or not training):
+            q = class_token
+        else:
+            q_map = self._convolve(self.conv_proj_q, x, training)
+            q = self._join(q_map, class_token)
+            if class_token_only:
+                q = q[:, :1]
+        k = self._join(self._convolve(self.conv_proj_k, x, training), class_token)
+        v = self._join(self._convolve(self.conv_proj_v, x, training), class_token)
+        return q, k, v, q_map
+
+    def _weights(self, q, k):
         # Scaling the queries, not the scores, touches fewer numbers and can't overflow float16.
         q = self.proj_q(q)
         q = self._split_heads(q if self.deployed else q * self.embed_dim**-0.5)
         scores = ops.matmul(q, ops.transpose(self._split_heads(self.proj_k(k)), (0, 1, 3, 2)))
-        weights = ops.softmax(ops.cast(scores, at_least_float32(self.compute_dtype)))
-        weights = self.attn_drop(ops.cast(weights, self.compute_dtype), training=training)
+        return ops.softmax(ops.cast(scores, at_least_float32(self.compute_dtype)))
+
+    def _attend(self, q, k, v, training):
+        weights = ops.cast(self._weights(q, k), self.compute_dtype)
+        weights = self.attn_drop(weights, training=training)
         y = ops.matmul(weights, self._split_heads(self.proj_v(v)))
         y = ops.transpose(y, (0, 2, 1, 3))
         y = ops.reshape(y, (-1, ops.shape(y)[1], self.embed_dim))

@@ -4,12 +4,14 @@ import csv
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import reference_models
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import keras_cvt
@@ -120,6 +122,43 @@ def test_wrong_predict(photos, tiny_as_cvt13, tmp_path, capsys):
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_explain(photos, tiny_as_cvt13, tmp_path, capsys):
+    _, weights = tiny_as_cvt13
+    options = ["--model", "cvt13", "--weights", weights]
+    output = tmp_path / "flower.png"
+    command = ["explain", str(photos / "flower.png"), *options, "--output"]
+    assert main([*command, str(output)]) == 0
+    said = capsys.readouterr().out
+    assert main(["predict", str(photos / "flower.png"), *options]) == 0
+    assert said == capsys.readouterr().out + f"wrote {output}\n"
+    with Image.open(output) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 200
+    assert not list(tmp_path.glob(".*"))
+
+    before = output.read_bytes()
+    for wrong, message in (
+        ([*command, str(output)], "flower.png exists and is kept"),
+        ([*command, str(tmp_path / "a.txt")], "must end in .png or .jpg"),
+        ([*command, str(tmp_path / "no" / "a.png")], "no folder"),
+        ([*command, "a.png", "--top", "0"], "--top must be at least 1"),
+        (["explain", "none.jpg", *options, "--output", "a.png"], "none.jpg"),
+        (["explain", str(photos / "broken.jpg"), *options, "--output", "a.png"], "not an image"),
+    ):
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert (
+            message in error and error.startswith("keras-cvt explain: ") and error.count("\n") == 1
+        )
+    assert output.read_bytes() == before and not Path("a.png").exists()
+
+
+def test_explain_without_matplotlib(photos, tiny_as_cvt13, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    command = ["explain", str(photos / "flower.png"), "--model", "cvt13", "--weights", "none.keras"]
+    assert main([*command, "--output", str(tmp_path / "a.png")]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
 
 
 def test_what_is_not_there_does_not_stop_the_others(photos, tiny_as_cvt13, tmp_path, capsys):

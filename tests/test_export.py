@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import concurrent.futures
 import http.server
 import json
 import os
@@ -22,6 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import keras_cvt
+from colab import loopback
 from keras_cvt import export
 from keras_cvt.cli import main
 from keras_cvt.export import common, litert, onnx, openvino, saved_model
@@ -258,31 +258,9 @@ def run_example(kind, replaced, photo):
     return process.stdout
 
 
-def test_grpc_client_of_the_readme(signatures, photos):
-    """A PredictionService that does with TensorFlow Serving's own messages what their texts say."""
-    import grpc
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
-        def Predict(self, request, context):
-            assert request.model_spec.name == "small"
-            serve = signatures[request.model_spec.signature_name]
-            inputs = {
-                name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
-            }
-            response = predict_pb2.PredictResponse()
-            for name, value in serve(**inputs).items():
-                response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
-            return response
-
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        said = run_example("grpc client", {"localhost:8500": f"127.0.0.1:{port}"}, photos[1])
-    finally:
-        server.stop(None)
+def test_grpc_client_of_the_readme(served, photos):
+    with loopback.serve("small", served / "1") as address:
+        said = run_example("grpc client", {"localhost:8500": address}, photos[1])
     check_example(dict(eval(said)), photos[1])
 
 

@@ -1,8 +1,11 @@
-"""A picture of how a run went."""
+"""Pictures of how runs went."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,28 +13,41 @@ from matplotlib.ticker import MaxNLocator
 
 from training.files import replacing
 
+Epochs = list[dict[str, float]]  # as `record.Progress.epochs`
 
-def save(epochs: list[dict[str, float]], path: Path) -> None:
-    """Draws loss, accuracy and learning rate over the epochs into a PNG.
 
-    Args:
-        epochs: `record.Progress.epochs`.
-        path: of the picture.
-    """
+def save(epochs: Epochs, path: Path) -> None:
+    """Draws loss, accuracy and learning rate of a run over its epochs into a file."""
+    with _panels(path) as (loss, accuracy, rate):
+        _draw(loss, epochs, "loss", label="training (augmented)")
+        _draw(loss, epochs, "val_loss", label="held out")
+        _draw(accuracy, epochs, "top1", label="training")
+        _draw(accuracy, epochs, "val_top1", label="held out")
+        _draw(rate, epochs, "learning_rate", color="gray")
+        loss.legend(loc="upper right")
+        accuracy.legend(loc="lower right")
+
+
+def save_comparison(runs: Mapping[str, Epochs], path: Path) -> None:
+    """Draws several runs, by their names, into one picture: training dashed, held out solid."""
+    with _panels(path) as (loss, accuracy, rate):
+        for number, (name, epochs) in enumerate(runs.items()):
+            style: dict[str, Any] = {"color": f"C{number % 10}"}
+            for axes, key in ((loss, "loss"), (accuracy, "top1")):
+                _draw(axes, epochs, key, linestyle="--", alpha=0.5, **style)
+                _draw(axes, epochs, f"val_{key}", label=name, **style)
+            _draw(rate, epochs, "learning_rate", **style)
+        accuracy.legend(loc="lower right", title="dashed: training", fontsize="small")
+
+
+@contextlib.contextmanager
+def _panels(path: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """Three axes to draw into, and then the file."""
     # Not through pyplot: no window is wanted, and no setting of the user's changed.
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, rate = figure.subplots(1, 3)
-    xs = range(1, len(epochs) + 1)
-
-    def draw(axes, key, **style):
-        axes.plot(xs, [epoch[key] for epoch in epochs], marker=".", **style)
-
-    draw(loss, "loss", label="training (augmented)")
-    draw(loss, "val_loss", label="held out")
-    draw(accuracy, "top1", label="training")
-    draw(accuracy, "val_top1", label="held out")
-    draw(rate, "learning_rate", color="gray")
+    yield loss, accuracy, rate
     for axes, title in ((loss, "loss"), (accuracy, "top1"), (rate, "learning rate")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
@@ -39,7 +55,9 @@ def save(epochs: list[dict[str, float]], path: Path) -> None:
         axes.grid(alpha=0.3)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(top=1)
-    loss.legend(loc="upper right")
-    accuracy.legend(loc="lower right")
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)
+
+
+def _draw(axes: Any, epochs: Epochs, key: str, **style: Any) -> None:
+    axes.plot(range(1, len(epochs) + 1), [epoch[key] for epoch in epochs], marker=".", **style)

@@ -1,0 +1,78 @@
+"""The picture of an architecture says what the configuration is (keras_cvt/drawing.py)."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import reference_models
+
+import keras_cvt
+from keras_cvt.cli import main
+from keras_cvt.config import VARIANTS
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def texts(svg):
+    return [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+
+
+def test_shapes_and_multiply_adds():
+    said = texts(keras_cvt.draw(VARIANTS["CvT13"], (384, 256, 3), classes=7, title="a < b"))
+    assert {"a < b", "384×256×3", "96×64×64", "48×32×192", "24×16×384", "7 classes"} <= set(said)
+    assert "10 CvT blocks, 6 heads" in said and "12×8 keys, MLP ×4" in said
+    counted = keras_cvt.complexity(VARIANTS["CvT13"], (384, 256, 3), classes=7)
+    assert f"{counted.multiply_adds / 1e9:.2f} G multiply-adds" in " ".join(said)
+    # What the stages do is all but the head's work.
+    shares = [float(s.rpartition("(")[2][:-2]) for s in said if s.endswith("%)")]
+    assert len(shares) == 3 and abs(sum(shares) - 100) < 2
+
+
+def test_every_configuration():
+    for name in reference_models.NAMES:
+        stages = reference_models.stages(name)
+        said = texts(keras_cvt.draw(stages, (64, 64, 3), classes=3))
+        head = "from the class token" if stages[-1].class_token else "from the mean of the map"
+        assert head in said
+    stages = [
+        keras_cvt.StageConfig(8, 2, 1, stride_kv=(1, 2), mlp_ratio=(2, 3.5), projection="dw_bn"),
+        *(keras_cvt.StageConfig(16, 1, 2, patch_stride=1) for _ in range(5)),
+    ]
+    model = keras_cvt.CvT(stages, include_top=False, input_shape=(32, 32, 1), name="six")
+    said = texts(keras_cvt.draw(model))
+    assert "16×16 or 8×8 keys, MLP ×2 or 3.5" in said and "Stage 6" in said and "six" in said
+    assert not any("classes" in text for text in said)
+
+
+def test_command(tmp_path, capsys):
+    output = tmp_path / "a.svg"
+    assert main(["draw", "cvt13", "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"wrote {output}\n"
+    # README's picture is what the command draws.
+    drawn = output.read_text(encoding="utf-8")
+    assert drawn == (CHECKOUT / "docs" / "cvt13.svg").read_text(encoding="utf-8")
+    spec = reference_models.FOLDER / "tiny" / "spec.json"
+    assert main(["draw", str(spec), "--output", str(tmp_path / "b.svg")]) == 0
+    assert main(["summary", str(spec), "--image-size", "64x96"]) == 0
+    assert "64x96" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        (["cvt13", "--output", "a.png"], "must end in .svg"),
+        (["cvt13", "--output", "no/a.svg"], "no folder"),
+        (["cvt13", "--output", "there.svg"], "there.svg exists and is kept"),
+        (["cvt31", "--output", "a.svg"], "Did you mean 'cvt"),
+        (["none.json", "--output", "a.svg"], "none.json"),
+        (["cvt13", "--output", "a.svg", "--classes", "0"], "--classes must be at least 1"),
+        (["cvt13", "--output", "a.svg", "--image-size", "1"], "at least 3 pixels"),
+    ),
+)
+def test_wrong_use(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.svg").write_text("mine")
+    assert main(["draw", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["there.svg"]

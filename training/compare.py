@@ -1,0 +1,160 @@
+"""Compares runs: `python -m training.compare RUN_DIR... --output FILE`.
+
+Draws the curves of all runs into one picture, and prints the settings in which they differ, and what
+has come of them: the numbers of each run's last finished epoch. A run that still goes on can be
+compared too.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training import config as configs
+from training.config import ConfigError
+
+PICTURES = (".png", ".svg", ".pdf")
+
+# Numbers of an epoch that are results, and how they are written.
+RESULTS = {
+    "epoch": "{:.0f}",
+    "val_top1": "{:.2%}",
+    "val_top5": "{:.2%}",
+    "val_loss": "{:.4f}",
+    "loss": "{:.4f}",
+    "images_per_second": "{:.0f}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is left of a run in its folder.
+
+    Attributes:
+        name: the folder.
+        settings: `config.json`.
+        epochs: `history.csv`, a line for each finished epoch.
+        finished: whether there is a report.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    epochs: list[dict[str, float]]
+    finished: bool
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status: 0 done, 2 can't be done as asked."""
+    parser = configs.OneLineErrors(
+        prog="training.compare", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of runs")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help=" or ".join(PICTURES)
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        compare(arguments.runs, arguments.output)
+    except ConfigError as error:
+        print(f"training.compare: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(folders: Sequence[Path], output: Path) -> None:
+    """Draws the curves of runs into one picture, and prints how they differ.
+
+    Args:
+        folders: of the runs.
+        output: the picture, a PNG, SVG or PDF; replaced if it is there.
+
+    Raises:
+        ConfigError: for a folder that is no run's, or is given twice, or an output that can't be
+            written.
+    """
+    if output.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--output must end in {' or '.join(PICTURES)}. Received {output.name}.")
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f"There is no folder {output.parent} to write {output.name} in.")
+    runs = [read(folder) for folder in folders]
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Each run must be given once. Received {', '.join(names)}.")
+
+    from training import curves  # matplotlib takes a second to import
+
+    curves.save_comparison({run.name: run.epochs for run in runs}, output)
+    print(table(runs))
+    print(f"\n{output}: their curves.")
+
+
+def read(folder: Path) -> Run:
+    """A run, from its folder.
+
+    Raises:
+        ConfigError: if it has none, or no epoch of it is finished.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("config.json has no settings")
+        lines = _history(folder)
+        epochs = [{name: float(value) for name, value in line.items()} for line in lines]
+        if not epochs:
+            raise ConfigError(f"The run in {folder} has not finished an epoch yet.")
+        missing = {*RESULTS, "top1", "learning_rate"} - epochs[0].keys()
+        if missing:
+            raise ValueError(f"history.csv has no {sorted(missing)[0]}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{folder} is no folder of a run: {error}") from None
+    return Run(str(folder), settings, epochs, (folder / "report.json").exists())
+
+
+def _history(folder: Path) -> list[dict[str, str]]:
+    path = folder / "history.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The settings in which runs differ, a line; and their results. A column for each run."""
+    keys = {key: None for run in runs for key in run.settings}
+    lines = [["", *(run.name for run in runs)]]
+    for key in keys:
+        values = [run.settings.get(key, "–") for run in runs]
+        if any(value != values[0] for value in values):
+            lines.append([key, *map(_shown, values)])
+    if len(runs) > 1 and len(lines) == 1:
+        lines.append(["settings", *["the same"] * len(runs)])
+    border = len(lines)
+    for key, form in RESULTS.items():
+        lines.append([key, *(form.format(run.epochs[-1][key]) for run in runs)])
+    lines.append(["finished", *("yes" if run.finished else "no" for run in runs)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    rule = "-" * max(map(len, texts))
+    return "\n".join(
+        [texts[0], rule, *texts[1:border], *([rule] if border > 1 else []), *texts[border:]]
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return (
+        "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
