@@ -81,6 +81,6 @@ def train(path: Path) -> None:
         keras.optimizers.AdamW(rate, weight_decay=0.05), "sparse_categorical_crossentropy"
     )
     images, labels = draw(STEPS * BATCH, held_out=False, seed=0)
-    model.fit(keras_cvt.preprocess_input(images), labels, batch_size=BATCH, verbose=1)
+    model.fit(keras_cvt.preprocess_input(images), labels, batch_size=BATCH, verbose=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    model.save(path, include_optimizer=False)
+    model.save(path)
