@@ -1,21 +1,23 @@
 """Every format and quantization, measured in one run: `python -m benchmarks.export`.
 
-Three models: that of `python -m training.train --config digits` (--run-dir says where it is); that of
-benchmarks/photos.py, trained here if need be; and CvT-13 (--cvt13-weights, else random ones: then its
+Three models: that of `python -m training.train --config digits`; that of benchmarks/colour.py; both are
+trained here if need be, some minutes each. And CvT-13 (--cvt13-weights, else random ones: then its
 answers mean nothing, but sizes and times are those of any CvT-13). Each is exported with
 `keras_cvt.export`, and answers held-out images one by one in the format's own runtime.
 
-Prints a table in Markdown: size in MB, and how many times smaller than float32 in the same format;
-accuracy; how often the likeliest class is Keras'; the mean and the worst difference of a logit (of the
-logarithms of the probabilities, less their mean; a probability below 1e-9 counts as that); and the
-median time of one image in milliseconds.
+Prints the machine, the day and a table in Markdown: size in MB, and how many times smaller than float32
+in the same format; accuracy; how often the likeliest class is Keras'; the mean and the worst difference
+of a logit, as a share of the logits' standard deviation (of the logarithms of the probabilities, less
+their mean; a probability below 1e-9 counts as that); and the median time of one image in milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -52,61 +54,63 @@ class Subject:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns 0, or 2 if the digits model is not there."""
+    """The command; returns 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.export", description=__doc__.split("\n")[0])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/digits"), metavar="DIR")
+    parser.add_argument(
+        "--colour-model", type=Path, default=Path("runs/colour/model.keras"), metavar="FILE"
+    )
     parser.add_argument("--cvt13-weights", metavar="FILE_OR_NAME")
-    parser.add_argument("--photos-model", type=Path, default=Path("runs/photos/model.keras"))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="default: all")
     arguments = parser.parse_args(argv)
-    if "digits" in arguments.models and not (arguments.run_dir / "model.keras").is_file():
-        print(
-            f"benchmarks.export: {arguments.run_dir} has no model: python -m training.train --config "
-            f"digits --run-dir {arguments.run_dir}",
-            file=sys.stderr,
-        )
-        return 2
     startup.quiet_tensorflow()
-    shared.print_facts(shared.machine())
-    print()
-    print(
-        "| model | format | quantization | MB | smaller | top-1 | agrees | logit, mean / worst | ms |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.models:
-            measure(MODELS[name](arguments, Path(folder)), Path(folder))
+        subjects = [MODELS[name](arguments, Path(folder)) for name in arguments.models]
+        shared.print_facts(shared.machine())
+        print()
+        print("| model | format | quantization | MB | smaller | top-1 | agrees | logits | ms |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        for subject in subjects:
+            measure(subject, Path(folder))
     return 0
 
 
 def digits(arguments: argparse.Namespace, folder: Path) -> Subject:
     from training import config, data
+    from training.demo import in_memory
 
-    images = data.load(config.load("digits", []))
+    path = arguments.run_dir / "model.keras"
+    if not path.exists():
+        command = ["training.train", "--config", "digits", "--run-dir", arguments.run_dir]
+        subprocess.run([sys.executable, "-m", *command], check=True)
+    chosen = config.load("digits", [])
+    images = data.load(chosen)
+    held_out, labels = in_memory(chosen, images)
+    learned, _ = in_memory(chosen, dataclasses.replace(images, held_out=images.train))
     return Subject(
         "digits",
-        arguments.run_dir / "model.keras",
-        images.held_out.images,
-        images.held_out.labels,
-        np.rint((images.train.images[:300] + 1) * 127.5).astype(np.uint8),
-        {"labels": images.class_names, "crop": None, "mean": [0.5], "std": [0.5]},
+        path,
+        held_out,
+        labels,
+        np.rint((learned[:300] + 1) * 127.5).astype(np.uint8),
+        {"labels": images.class_names, "crop": None, "mean": images.mean, "std": images.std},
     )
 
 
-def photos(arguments: argparse.Namespace, folder: Path) -> Subject:
+def colour_digits(arguments: argparse.Namespace, folder: Path) -> Subject:
     import keras_cvt
-    from benchmarks import photos
+    from benchmarks import colour
 
-    if not arguments.photos_model.exists():
-        photos.train(arguments.photos_model)
-    images, labels = photos.pieces(1000, held_out=True, seed=1)
+    if not arguments.colour_model.exists():
+        colour.train(arguments.colour_model)
+    images, labels = colour.draw(1000, held_out=True, seed=1)
     return Subject(
-        "photos",
-        arguments.photos_model,
+        "colour",
+        arguments.colour_model,
         keras_cvt.preprocess_input(images),
         labels,
-        photos.pieces(300, held_out=False, seed=2)[0],
-        {"labels": [path.stem for path in photos.photos()], "crop": None},
+        colour.draw(300, held_out=False, seed=2)[0],
+        {"labels": list("0123456789"), "crop": None},
     )
 
 
@@ -114,16 +118,19 @@ def cvt13(arguments: argparse.Namespace, folder: Path) -> Subject:
     import keras
 
     import keras_cvt
-    from benchmarks import photos
+    from benchmarks import colour
 
     keras.utils.set_random_seed(0)
     path = folder / "cvt13.keras"
     keras_cvt.CvT13(weights=arguments.cvt13_weights).save(path)
-    images = np.stack([keras_cvt.load_image(photo) for photo in photos.photos()])
-    return Subject("CvT-13", path, keras_cvt.preprocess_input(images), None, images, {})
+    images, parts = (
+        np.stack([keras_cvt.load_image(photo, crop=crop) for photo in colour.photos()])
+        for crop in (0.875, 0.5)
+    )
+    return Subject("CvT-13", path, keras_cvt.preprocess_input(images), None, parts, {})
 
 
-MODELS = {"digits": digits, "photos": photos, "cvt13": cvt13}
+MODELS = {"digits": digits, "colour": colour_digits, "cvt13": cvt13}
 
 
 def measure(subject: Subject, folder: Path) -> None:
@@ -141,7 +148,7 @@ def measure(subject: Subject, folder: Path) -> None:
         Image.fromarray(image.squeeze()).save(calibration / f"{i:03}.png")
 
     model = keras.saving.load_model(subject.path, compile=False)
-    expected = one_by_one(keras_run(model), subject.images)[0]
+    expected = keras_run(model)(subject.images)
     path = folder / f"{subject.name}.keras"
     model.save(path)
     sizes = {"Keras": path.stat().st_size}
@@ -154,17 +161,19 @@ def measure(subject: Subject, folder: Path) -> None:
         row(subject, "Keras", mode, sizes, size, keras_run(quantized), expected)
 
     everything = [name for name in vars(schema.BuiltinOperator) if not name.startswith("_")]
-    for number, (name, format, room, quantize, operations) in enumerate(
+    bfloat16 = functools.partial(openvino.load, precision="bf16")
+    for number, (name, format, load, quantize, operations) in enumerate(
         (
-            ("SavedModel", "savedmodel", saved_model, "none", None),
-            ("LiteRT", "litert", litert, "none", None),
-            ("LiteRT", "litert", litert, "float16", None),
-            ("LiteRT", "litert", litert, "dynamic", None),
-            ("LiteRT", "litert", litert, "int8", None),
+            ("SavedModel", "savedmodel", saved_model.load, "none", None),
+            ("LiteRT", "litert", litert.load, "none", None),
+            ("LiteRT", "litert", litert.load, "float16", None),
+            ("LiteRT", "litert", litert.load, "dynamic", None),
+            ("LiteRT", "litert", litert.load, "int8", None),
             # What the converter does by itself: not offered, because of this.
-            ("LiteRT", "litert", litert, "int8", everything),
-            ("ONNX", "onnx", onnx, "none", None),
-            ("OpenVINO, f32", "openvino", openvino, "none", None),
+            ("LiteRT", "litert", litert.load, "int8", everything),
+            ("ONNX", "onnx", onnx.load, "none", None),
+            ("OpenVINO, f32", "openvino", openvino.load, "none", None),
+            ("OpenVINO, bf16", "openvino", bfloat16, "none", None),
         )
     ):
         options = {"calibration": calibration} if quantize == "int8" else {}
@@ -182,7 +191,7 @@ def measure(subject: Subject, folder: Path) -> None:
             )
         sizes.setdefault(name, exported.bytes)
         shown = f"{quantize}, all operations" if operations else quantize
-        row(subject, name, shown, sizes, exported.bytes, room.load(exported.path), expected)
+        row(subject, name, shown, sizes, exported.bytes, load(exported.path), expected)
 
 
 def keras_run(model: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -207,23 +216,33 @@ def one_by_one(
     return np.array(answers), statistics.median(times)
 
 
-def row(subject, format, quantization, sizes, size, run, expected) -> None:
+def row(
+    subject: Subject,
+    format: str,
+    quantization: str,
+    sizes: dict[str, int],
+    size: int,
+    run: Callable[[np.ndarray], np.ndarray],
+    expected: np.ndarray,
+) -> None:
     """Measures one file and prints it."""
     answers, seconds = one_by_one(run, subject.images)
-    logits = np.abs(centred_logits(answers) - centred_logits(expected))
+    logits = centred_logits(expected)
+    differences = np.abs(centred_logits(answers) - logits) / logits.std()
     classes = answers.argmax(-1)
     top1 = "–" if subject.labels is None else f"{np.mean(classes == subject.labels):.1%}"
-    agrees = np.mean(classes == expected.argmax(-1))
     cells = (
-        *(subject.name, format, quantization, f"{size / 1e6:.2f}", f"{sizes[format] / size:.1f}×"),
-        *(
-            top1,
-            f"{agrees:.1%}",
-            f"{logits.mean():.1g} / {logits.max():.1g}",
-            f"{1000 * seconds:.2f}",
-        ),
+        *(subject.name, format, quantization, f"{size / 1e6:.2f}", f"{sizes[format] / size:.2f}×"),
+        *(top1, f"{np.mean(classes == expected.argmax(-1)):.1%}"),
+        f"{percent(differences.mean())} / {percent(differences.max())}",
+        f"{1000 * seconds:.2f}",
     )
     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def percent(share: float) -> str:
+    """With two digits; less than a hundred-thousandth is rounding."""
+    return "0" if share < 1e-5 else f"{float(f'{100 * share:.2g}'):g}%"
 
 
 def centred_logits(probabilities: np.ndarray) -> np.ndarray:
