@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=" or ".join(PICTURES)
     )
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         compare(arguments.runs, arguments.output)
     except ConfigError as error:
         print(f"training.compare: error: {error}", file=sys.stderr)

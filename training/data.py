@@ -579,7 +579,8 @@ def finished(batches: Dataset) -> Dataset:
     options.deterministic = True
     # Images are prepared side by side: to part each operation as well only costs.
     options.threading.max_intra_op_parallelism = 1
-    options.threading.private_threadpool_size = len(os.sched_getaffinity(0))
+    # Two more than there are cores: some wait for a batch to be put together.
+    options.threading.private_threadpool_size = len(os.sched_getaffinity(0)) + 2
     # The workers' parts are made here: a strategy must not part them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(_READY).with_options(options)
