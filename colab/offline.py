@@ -76,7 +76,7 @@ def _write(folder: Path | str, images: Iterable[np.ndarray]) -> Path:
     return folder
 
 
-def train(path: Path | str, digits: Sequence[int] = range(10), steps: int = 300) -> keras.Model:
+def train(path: Path | str, digits: Sequence[int] = range(10), steps: int = 200) -> keras.Model:
     """Trains a small CvT on them from random weights, and saves it as a `.keras` file."""
     keras.utils.set_random_seed(0)
     model = keras_cvt.CvT(
