@@ -106,8 +106,11 @@ def execute(name: str) -> nbformat.NotebookNode:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns 0, or 1 if a notebook has raised an error."""
     parser = argparse.ArgumentParser(prog="colab.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", choices=[[], *NOTEBOOKS], metavar="NAME")
-    for name in parser.parse_args(argv).names or NOTEBOOKS:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NOTEBOOKS))
+    names = parser.parse_args(argv).names
+    if unknown := set(names) - set(NOTEBOOKS):
+        parser.error(f"{min(unknown)!r} is none of {', '.join(NOTEBOOKS)}")
+    for name in names or NOTEBOOKS:
         try:
             notebook = execute(name)
         except CellExecutionError as error:
