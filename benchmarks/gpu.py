@@ -32,13 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     measure.add_arguments(parser)
     arguments = parser.parse_args(argv)
     measure.check_arguments(parser, arguments)
-    os.environ.setdefault("KERAS_BACKEND", "jax")  # of this process, which only counts
     return measure.run(parser, arguments, compare)
 
 
 def compare(arguments: argparse.Namespace) -> dict:
     """Measures and prints a table for each task and batch; returns all figures."""
-    from keras_cvt import VARIANTS, complexity
+    from keras_cvt import complexity
+    from keras_cvt.config import VARIANTS
 
     cost = complexity(VARIANTS["CvT13"], (arguments.size, arguments.size, 3)).computed
     report: dict = {"tables": {}}
@@ -75,4 +75,5 @@ def compare(arguments: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("KERAS_BACKEND", "jax")  # of this process, which only counts
     sys.exit(main())
