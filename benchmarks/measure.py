@@ -68,14 +68,12 @@ class Contender:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-
-    def wait(self) -> None:
-        """Until it is ready, and has told its facts."""
-        self.facts = self._line()
-
-    def try_out(self) -> None:
-        """Finds out how long a batch takes."""
-        self.seconds = min(self._ask(1) for _ in range(2))
+        try:
+            self.facts = self._line()
+            self.seconds = min(self._ask(1) for _ in range(2))
+        except BaseException:
+            self.stop()
+            raise
 
     def take_turn(self, seconds: float) -> None:
         """Computes for about so long, one batch at least."""
@@ -111,13 +109,9 @@ def take_turns(jobs: Sequence[Job], rounds: int, seconds: float) -> list[Contend
     """Lets contenders compute in turn, round after round, and ends them."""
     contenders: list[Contender] = []
     try:
+        # One after the other: OpenMP's threads wait for each other for ever when they share cores.
         for job in jobs:
             contenders.append(Contender(job))
-        # They get ready together, which makes use of all cores, but compute one after the other.
-        for contender in contenders:
-            contender.wait()
-        for contender in contenders:
-            contender.try_out()
         for _ in range(rounds):
             # In another order each time, so that none always follows the same one.
             for contender in random.sample(contenders, len(contenders)):
