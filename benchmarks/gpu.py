@@ -64,7 +64,9 @@ def compare(arguments: argparse.Namespace) -> dict:
                 f"{task.removeprefix('gpu ')}, batch {batch} of {arguments.size}x{arguments.size}"
             )
             report["tables"][title] = figures
-            print(f"\n{measure.table(title, 'torch.compile', figures)}\n")
+            print(
+                f"\n{measure.table(title, 'torch.compile', figures, arguments.device == 'cpu')}\n"
+            )
             for name, row in figures.items():
                 share = f"{row['share']:.0%} of the product's"
                 print(f"{name}: {row['flops'] / 1e12:.2f} TFLOP/s, {share}")

@@ -142,19 +142,17 @@ def summarize(contenders: Sequence[Contender], base: str) -> dict[str, dict[str,
     return figures
 
 
-def table(title: str, base: str, figures: dict[str, dict[str, Any]]) -> str:
-    """The figures as Markdown."""
-    lines = [
-        f"| {title} | images/s | to {base} | half of the rounds | best | to its best | MB an image |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def table(title: str, base: str, figures: dict[str, dict[str, Any]], memory: bool = True) -> str:
+    """The figures as Markdown; of a GPU without `memory`, which is the processor's."""
+    heads = [title, "images/s", f"to {base}", "half of the rounds", "best", "to its best"]
+    lines = [[*heads, "MB an image"]]
     for name, row in figures.items():
         low, high = row["quartiles"]
-        lines.append(
-            f"| {name} | {row['images_per_second']:.1f} | {row['ratio']:.2f} | {low:.2f}-{high:.2f} | "
-            f"{row['best']:.1f} | {row['ratio_of_best']:.2f} | {row['bytes_per_image'] / 1e6:.0f} |"
-        )
-    return "\n".join(lines)
+        cells = [name, f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f}"]
+        cells += [f"{low:.2f}-{high:.2f}", f"{row['best']:.1f}", f"{row['ratio_of_best']:.2f}"]
+        lines.append([*cells, f"{row['bytes_per_image'] / 1e6:.0f}"])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line if memory else line[:-1])} |" for line in lines)
 
 
 def machine() -> dict[str, str]:
@@ -235,6 +233,13 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
         parser.error("--batch, --threads and --seconds must be above 0.")
     if arguments.rounds < 3:
         parser.error(f"--rounds must be at least 3. Received {arguments.rounds}.")
+    check_folder(parser, arguments.json)
+
+
+def check_folder(parser: argparse.ArgumentParser, path: Path | None) -> None:
+    """Ends the program if a file that comes only after the work can't be written there."""
+    if path is not None and not path.absolute().parent.is_dir():
+        parser.error(f"There is no folder {path.parent} to write {path.name} in.")
 
 
 def run(

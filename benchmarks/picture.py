@@ -1,6 +1,7 @@
 """Draws what the comparisons measured: `python -m benchmarks.picture FILE.json ... --output FILE.png`.
 
-The files are those of `--json`. Bars are speeds as ratios to the official PyTorch code's, lines across
+The files are those of `--json` of `benchmarks.inference` (without --growth) and `benchmarks.training`.
+Bars are speeds as ratios to the official PyTorch code's, lines across
 their ends the half of the rounds in the middle.
 """
 
@@ -11,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.measure import check_folder
 from training.files import replacing
 
 
@@ -22,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
     arguments = parser.parse_args(argv)
+    check_folder(parser, arguments.output)
     try:
         reports = [json.loads(path.read_text()) for path in arguments.files]
         tables = [

@@ -329,6 +329,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     _check_positive(arguments, "top", "image_size")
     output = _new_file(arguments.output, PICTURES)
     attention.import_matplotlib()
+    # Before the weights are fetched; a URL is asked for only afterwards.
+    if "://" not in arguments.image and not Path(arguments.image).is_file():
+        raise FileNotFoundError(f"There is no image {arguments.image}.")
     classifier = _classifier(arguments)
     image = imagenet.load_image(arguments.image, classifier.image_size, classifier.crop)
     maps = attention.attention_maps(classifier.model, imagenet.preprocess_input(image[np.newaxis]))

@@ -83,12 +83,12 @@ def test_wrong_use(tmp_path, capsys):
     (new / "history.csv").unlink()
     none = run(tmp_path / "none", epochs=0)
     for arguments, message in (
-        ([str(tmp_path / "empty"), "--output", output], "empty is no folder of a run"),
+        ([str(tmp_path / "empty"), "--output", output], "empty is no folder of a run: "),
         ([good, str(tmp_path / "gone"), "--output", output], "gone is no folder of a run"),
         ([str(broken), "--output", output], "could not convert string to float: 'many'"),
         ([str(short), "--output", output], "history.csv has no"),
-        ([str(new), "--output", output], "has not finished an epoch yet"),
-        ([str(none), "--output", output], "has not finished an epoch yet"),
+        ([str(new), "--output", output], "error: The run in"),
+        ([str(none), "--output", output], "error: The run in"),
         ([good, good, "--output", output], "given once"),
         ([good], "required: --output"),
         ([good, "--output", str(tmp_path / "a.txt")], "must end in .png"),

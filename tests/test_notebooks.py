@@ -30,9 +30,9 @@ def test_there_are_four():
 @pytest.mark.parametrize("name", run.NOTEBOOKS)
 def test_saved_outputs_belong_to_the_cells(name):
     notebook = run.read(name)
-    assert notebook.metadata["executed"] == run.digest(notebook), "run: python -m colab.run"
+    assert notebook.metadata.get("executed") == run.digest(notebook), "run: python -m colab.run"
     assert pictures(notebook) >= PICTURES[name]
-    assert (run.FOLDER / f"{name}.ipynb").stat().st_size < 400_000
+    assert (run.FOLDER / f"{name}.ipynb").stat().st_size < 500_000
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not any(o.output_type == "error" for cell in code for o in cell.outputs)

@@ -88,7 +88,10 @@ def compare(folders: Sequence[Path], output: Path) -> None:
 
     from training import curves  # matplotlib takes a second to import
 
-    curves.save_comparison({run.name: run.epochs for run in runs}, output)
+    try:
+        curves.save_comparison({run.name: run.epochs for run in runs}, output)
+    except OSError as error:
+        raise ConfigError(f"{output} can't be written: {error.strerror}.") from None
     print(table(runs))
     print(f"\n{output}: their curves.")
 
@@ -105,13 +108,13 @@ def read(folder: Path) -> Run:
             raise ValueError("config.json has no settings")
         lines = _history(folder)
         epochs = [{name: float(value) for name, value in line.items()} for line in lines]
-        if not epochs:
-            raise ConfigError(f"The run in {folder} has not finished an epoch yet.")
-        missing = {*RESULTS, "top1", "learning_rate"} - epochs[0].keys()
-        if missing:
+        missing = {*RESULTS, "top1", "learning_rate"} - {*(epochs[0] if epochs else ())}
+        if epochs and missing:
             raise ValueError(f"history.csv has no {sorted(missing)[0]}")
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder} is no folder of a run: {error}") from None
+    if not epochs:
+        raise ConfigError(f"The run in {folder} has not finished an epoch yet.")
     return Run(str(folder), settings, epochs, (folder / "report.json").exists())
 
 

@@ -128,7 +128,8 @@ class Config:
         data_service: address of a tf.data service's dispatcher, such as "grpc://host:5000", that
             prepares the batches; none: each worker its own. The images' order is then not repeated
             exactly.
-        max_damaged: so many images that can't be read are skipped; one more stops the run.
+        max_damaged: so many images that can't be read are skipped; one more stops the run. Each worker
+            counts its own, and those that the chief had found before the last checkpoint.
         keep_checkpoints: how many of the latest are kept.
         checkpoint_steps: steps between checkpoints, besides the one after each epoch; none: no more.
         log_steps: steps between the points of TensorBoard's curves.
@@ -184,7 +185,7 @@ class Config:
     epsilon: float = 1e-8
     clip_norm: float | None = None
     accumulation: int = 1
-    recompute: bool = False
+    recompute: bool = _may_change(False)
     ema: float | None = None
     precision: str = "auto"
 

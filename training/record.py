@@ -99,7 +99,7 @@ class State:
         for name, variable in self._variables.items():
             variable.assign(arrays[name])
         progress = dict(checkpoint.state)
-        self._progress.damaged.update(progress.pop("damaged"))
+        self._progress.damaged.update(progress.pop("damaged", {}))
         vars(self._progress).update(progress)
         return means
 
