@@ -35,8 +35,7 @@ venv: .venv/made
 # Layers, models and parity on the other two backends of Keras, each in its own environment.
 test-backends: test-jax test-torch
 
-BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py \
-	tests/test_weights.py tests/test_attention.py
+BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py tests/test_attention.py
 
 # JAX compiles every operation for every shape: without optimizing it, in much less time.
 XLA_QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
@@ -47,7 +46,7 @@ test-jax: .venv-jax/made
 
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
-		tests/test_training_step.py tests/test_checkpoints.py tests/test_deploy.py
+		tests/test_training_step.py tests/test_checkpoints.py tests/test_weights.py tests/test_deploy.py
 
 # All that python -m benchmarks.* compares with.
 peers: .venv/made .venv-torch/made .venv-jax/made

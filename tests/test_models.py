@@ -261,6 +261,7 @@ def test_one_model_for_images_of_any_size():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data, tf.function and SavedModel")
 @pytest.mark.parametrize("options", [{}, {"include_top": False, "pooling": "token"}])
 def test_unknown_sizes_in_graphs(options, tmp_path):

@@ -305,6 +305,7 @@ def assert_needs_no_host(hlo):
     assert not re.search(r"\[[^\]]*<=", hlo), "a size that is known only when it runs"
 
 
+@pytest.mark.slow
 def test_both_steps_compile_whole_with_xla_and_run():
     model = cvt("mixed_bfloat16", drop_path_rate=0.5)
     optim.freeze_without_effect(model)
