@@ -40,7 +40,7 @@ def quick_gelu(x: Any) -> Any:
     Returns:
         A tensor of the same shape and dtype.
     """
-    return x * ops.sigmoid(1.702 * x)
+    return ops.multiply(x, ops.sigmoid(1.702 * x))
 
 
 def get_activation(identifier: str | dict | Callable | None) -> Callable:

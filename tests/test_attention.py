@@ -193,8 +193,8 @@ def test_where_the_positions_are():
             x = layer(x)
         return numpy(x)
 
-    x = images(64, 64, batch=1)
-    moved = np.repeat(x, 64, axis=0)
+    x = np.repeat(images(64, 64, batch=1), 64, axis=0)
+    moved = x.copy()
     moved[np.arange(64), np.arange(64)] += 1  # in the n-th image its n-th line
     seen = np.abs(embedded(moved) - embedded(x)).max((2, 3)) > 1e-6  # (lines, map lines)
     for position in range(1, seen.shape[1] - 1):
