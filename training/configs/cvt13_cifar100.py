@@ -12,13 +12,6 @@ paper's (section 4.1).
 
 import dataclasses
 
-from training.configs import cvt13_imagenet_384
+from training.configs import cvt13_cifar10
 
-CONFIG = dataclasses.replace(
-    cvt13_imagenet_384.CONFIG,
-    source="tfds:cifar100",
-    weights="imagenet22k-384",
-    steps=10_000,
-    warmup_epochs=5,
-    crop_scale=(0.5, 1.0),  # of 32x32 pixels
-)
+CONFIG = dataclasses.replace(cvt13_cifar10.CONFIG, source="tfds:cifar100")

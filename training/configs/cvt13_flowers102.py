@@ -12,12 +12,10 @@ paper's (section 4.1).
 
 import dataclasses
 
-from training.configs import cvt13_imagenet_384
+from training.configs import cvt13_pets
 
 CONFIG = dataclasses.replace(
-    cvt13_imagenet_384.CONFIG,
+    cvt13_pets.CONFIG,
     source="tfds:oxford_flowers102",
-    weights="imagenet22k-384",
-    steps=500,
     warmup_epochs=16,
 )
