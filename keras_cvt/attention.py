@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMaps:
-    """The class token's attention in the blocks of the last stage. All arrays are float32.
+    """The class token's attention in the blocks of the last stage.
+
+    All arrays are float32; those of a model in float64 are float64.
 
     Attributes:
         keys: for each block (batch, heads, key height, key width), the weights on the keys that are

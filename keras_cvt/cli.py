@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -101,27 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Writes a classifier as a SavedModel for TensorFlow Serving, or for LiteRT, ONNX "
         "or OpenVINO, and proves in that runtime that it answers as Keras does.",
     )
-    exporting.add_argument(
-        "--model", required=True, help="cvt13, cvt21 or cvtw24; or a .keras file with its weights"
-    )
-    exporting.add_argument(
-        "--weights", help="a published name or a file (default: imagenet; none for a .keras file)"
-    )
+    _add_model_options(exporting)
     exporting.add_argument("--format", required=True, help=", ".join(export.FORMATS))
     exporting.add_argument(
         "--output",
         required=True,
         metavar="PATH",
         help="a file; for a SavedModel the folder of its versions",
-    )
-    exporting.add_argument(
-        "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
-    )
-    exporting.add_argument(
-        "--image-size",
-        type=_image_size,
-        metavar="SIZE",
-        help="in pixels: 384, or HEIGHTxWIDTH (default: the model's or the weights', else 224)",
     )
     exporting.add_argument(
         "--any-size", action="store_true", help="take images of other heights and widths, too"
@@ -190,13 +175,22 @@ def _add_design_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_classifier_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="cvt13, cvt21 or cvtw24")
-    command.add_argument(
-        "--weights", default="imagenet", help="a published name or a file (default: imagenet)"
-    )
+    _add_model_options(command)
     command.add_argument("--top", type=int, default=5, metavar="K", help="default: 5")
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--image-size", type=int, metavar="SIZE", help="pixels (default: the weights', else 224)"
+        "--model", required=True, help="cvt13, cvt21 or cvtw24; or a .keras file with its weights"
+    )
+    command.add_argument(
+        "--weights", help="a published name or a file (default: imagenet; none for a .keras file)"
+    )
+    command.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="SIZE",
+        help="in pixels: 384, or HEIGHTxWIDTH (default: the model's or the weights', else 224)",
     )
     command.add_argument(
         "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
@@ -209,6 +203,8 @@ def _image_size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither SIZE nor HEIGHTxWIDTH, as in 384x512"
         )
+    if not all(map(int, parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}: an image has at least one pixel")
     return int(parts[0]), int(parts[-1])
 
 
@@ -228,7 +224,13 @@ def _variant(name: str) -> str:
 
 
 def _spec(path: str) -> list[StageConfig]:
-    return stages_from_spec(json.loads(Path(path).read_text(encoding="utf-8")))
+    try:
+        spec = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # also of text that is no UTF-8
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(spec, dict):
+        raise ValueError(f"{path} must hold a JSON object of options, not a {type(spec).__name__}.")
+    return stages_from_spec(spec)
 
 
 def _weights(arguments: argparse.Namespace) -> int:
@@ -250,7 +252,7 @@ class _Classifier:
     """A model, and how pictures come to it and classes to their names."""
 
     model: keras.Model
-    image_size: int
+    image_size: tuple[int, int]
     crop: float | str | None
     labels: list[tuple[str, str]] | None
 
@@ -263,20 +265,38 @@ def _check_positive(arguments: argparse.Namespace, *options: str) -> None:
 
 
 def _classifier(arguments: argparse.Namespace) -> _Classifier:
-    variant = _variant(arguments.model)
-    source = weights.find(arguments.weights, variant)
     labels = _labels(arguments)
     classes = 1000 if labels is None else len(labels)
     if arguments.top > classes:
         raise ValueError(f"--top {arguments.top}: there are {classes} classes")
-    image_size, crop = _size_and_crop(arguments, source)
-    model = _trained(variant, source, classes, (image_size, image_size))
+    model, image_size, crop = _opened(arguments, classes)
+    models.stage_configs(model)  # says what is no CvT
+    *sides, channels = model.input_shape[1:]
+    if channels != 3:
+        raise ValueError(
+            f"{arguments.model} takes images of {channels} channels; pictures are read as RGB."
+        )
+    if model.output_shape[1:] != (classes,):
+        raise ValueError(
+            f"{arguments.model} must be a classifier of {classes} classes, as many as there are "
+            f"{'ImageNet classes' if labels is None else 'labels'}. Its output is "
+            f"{model.output_shape}. --labels FILE names other classes."
+        )
+    if image_size is None:
+        image_size = tuple(side or 224 for side in sides)
+    elif not all(side in (None, size) for side, size in zip(sides, image_size, strict=True)):
+        raise ValueError(
+            f"{arguments.model} takes images of {sides[0]}x{sides[1]} pixels, not "
+            f"{image_size[0]}x{image_size[1]}: leave out --image-size."
+        )
+    if model.get_layer("head").activation is keras.activations.linear:
+        model = keras.Model(model.input, keras.layers.Softmax()(model.output), name=model.name)
     named = None if labels is None else [(str(i), label) for i, label in enumerate(labels)]
     return _Classifier(model, image_size, crop, named)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    _check_positive(arguments, "top", "batch_size", "image_size")
+    _check_positive(arguments, "top", "batch_size")
     if arguments.csv:
         check_folder(Path(arguments.csv))
     classifier = _classifier(arguments)
@@ -326,7 +346,7 @@ def _print_classes(result: Prediction) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    _check_positive(arguments, "top", "image_size")
+    _check_positive(arguments, "top")
     output = _new_file(arguments.output, PICTURES)
     attention.import_matplotlib()
     # Before the weights are fetched; a URL is asked for only afterwards.
@@ -370,20 +390,26 @@ def _labels(arguments: argparse.Namespace) -> list[str] | None:
     return [line.strip() for line in lines]
 
 
-def _size_and_crop(arguments: argparse.Namespace, source: Any) -> tuple[Any, Any]:
-    """The image size that was asked for, else the weights', and the crop that belongs to it."""
-    if arguments.image_size is not None:
-        return arguments.image_size, "official"
-    if isinstance(source, weights.Published):
-        return source.image_size, source.crop
-    return 224, "official"
-
-
-def _trained(variant: str, source: Any, classes: int, size: tuple[int, int]) -> keras.Model:
-    """A variant with all its weights, the classifier's included."""
+def _opened(
+    arguments: argparse.Namespace, classes: int
+) -> tuple[keras.Model, tuple[int, int] | None, float | str | None]:
+    """The model that is meant, with all its weights, the classifier's included; the image size that was
+    asked for, else the weights', else None for a `.keras` file; and the crop that belongs to it."""
+    size = arguments.image_size
+    if arguments.model.endswith(".keras"):
+        if arguments.weights is not None:
+            raise ValueError(f"{arguments.model} has its own weights: leave out --weights.")
+        return keras.saving.load_model(arguments.model, compile=False), size, "official"
+    variant = _variant(arguments.model)
+    source = weights.find(arguments.weights or "imagenet", variant)
+    crop: float | str | None = "official"
+    if size is None and isinstance(source, weights.Published):
+        size, crop = (source.image_size, source.image_size), source.crop
+    size = size or (224, 224)
     source = weights.open_weights(source)
     source.check_classes(classes)
-    return getattr(models, variant)(weights=source, classes=classes, input_shape=(*size, 3))
+    model = getattr(models, variant)(weights=source, classes=classes, input_shape=(*size, 3))
+    return model, size, crop
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -394,18 +420,7 @@ def _export(arguments: argparse.Namespace) -> int:
     # What can be known before the model is there: it may be a download of a gigabyte.
     export.check(arguments.format, arguments.output, **options)
     labels = _labels(arguments)
-    if arguments.model.endswith(".keras"):
-        if arguments.weights is not None:
-            raise ValueError(f"{arguments.model} has its own weights: leave out --weights.")
-        model = keras.saving.load_model(arguments.model, compile=False)
-        image_size, crop = arguments.image_size, "official"
-    else:
-        variant = _variant(arguments.model)
-        source = weights.find(arguments.weights or "imagenet", variant)
-        image_size, crop = _size_and_crop(arguments, source)
-        if isinstance(image_size, int):
-            image_size = (image_size, image_size)
-        model = _trained(variant, source, 1000 if labels is None else len(labels), image_size)
+    model, image_size, crop = _opened(arguments, 1000 if labels is None else len(labels))
     exported = export.export(
         model,
         arguments.format,

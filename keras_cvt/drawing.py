@@ -124,6 +124,8 @@ def _lines(stage: StageConfig, shape: tuple[int, int, int]) -> list[str]:
 
 def _short(number: int) -> str:
     """Three digits, such as 20.0 M."""
+    # Rounded first: 9.999 is 10.0, and 999.9 k is 1.00 M.
+    number = int(float(f"{number:.3g}"))
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             value = number / size

@@ -111,10 +111,6 @@ def test_wrong_predict(photos, tiny_as_cvt13, tmp_path, capsys):
     options = ["--model", "cvt13", "--weights", weights]
     for arguments, message in (
         (["predict", str(photos), *options, "--top", "1001"], "there are 1000 classes"),
-        (
-            ["predict", str(photos), *options, "--image-size", "0"],
-            "--image-size must be at least 1",
-        ),
         (["predict", str(photos), *options, "--csv", str(tmp_path / "no" / "a.csv")], "no folder"),
         (["predict", str(photos), *options, "--top", "0"], "--top must be at least 1"),
         (["predict", str(photos), "--model", "cvt31"], "Did you mean"),
@@ -122,6 +118,45 @@ def test_wrong_predict(photos, tiny_as_cvt13, tmp_path, capsys):
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+    for size in ("0", "10x0", "big"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["predict", str(photos), *options, "--image-size", size])
+        assert "argument --image-size" in capsys.readouterr().err
+
+
+def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
+    """A `.keras` file, such as fine-tuning leaves: any stages, here for a rectangle and with logits."""
+    stages = reference_models.stages("tiny")
+    size = {"input_shape": (64, 96, 3)}
+    model = models.CvT(stages, classes=3, classifier_activation=None, **size)
+    model.get_layer("head").kernel.assign(keras.random.normal((64, 3), seed=0))
+    model.save(tmp_path / "mine.keras")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    image = str(photos / "china.png")
+    options = ["--model", str(tmp_path / "mine.keras"), "--labels", str(tmp_path / "labels.txt")]
+    options += ["--top", "3"]
+    assert main(["predict", image, *options, "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    pixels = load_image(image, (64, 96))
+    expected = keras.ops.softmax(model(preprocess_input(pixels[np.newaxis])))[0]
+    scores = {answer["label"]: answer["score"] for answer in result["classes"]}
+    np.testing.assert_allclose([scores[name] for name in ("cat", "dog", "bird")], expected, 1e-5)
+    assert main(["explain", image, *options, "--output", str(tmp_path / "a.png")]) == 0
+    capsys.readouterr()
+
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]).save(tmp_path / "no.keras")
+    models.CvT(stages, classes=3, input_shape=(64, 64, 1)).save(tmp_path / "grey.keras")
+    for more, message in (
+        (["--weights", "imagenet"], "has its own weights: leave out --weights"),
+        (["--image-size", "64"], "takes images of 64x96 pixels, not 64x64"),
+        (["--model", str(tmp_path / "grey.keras")], "takes images of 1 channels"),
+        (["--model", str(tmp_path / "no.keras")], "made by keras_cvt"),
+        (["--model", str(tmp_path / "none.keras")], "none.keras"),
+    ):
+        assert main(["predict", image, *options, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["predict", image, *options[:2]]) == 2
+    assert "classifier of 1000 classes, as many as there are ImageNet" in capsys.readouterr().err
 
 
 def test_explain(photos, tiny_as_cvt13, tmp_path, capsys):

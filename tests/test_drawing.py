@@ -7,6 +7,7 @@ import pytest
 import reference_models
 
 import keras_cvt
+from keras_cvt import drawing
 from keras_cvt.cli import main
 from keras_cvt.config import VARIANTS
 
@@ -65,14 +66,24 @@ def test_command(tmp_path, capsys):
         (["cvt13", "--output", "there.svg"], "there.svg exists and is kept"),
         (["cvt31", "--output", "a.svg"], "Did you mean 'cvt"),
         (["none.json", "--output", "a.svg"], "none.json"),
+        (["cut_off.json", "--output", "a.svg"], "cut_off.json is no JSON"),
+        (["list.json", "--output", "a.svg"], "list.json must hold a JSON object"),
         (["cvt13", "--output", "a.svg", "--classes", "0"], "--classes must be at least 1"),
         (["cvt13", "--output", "a.svg", "--image-size", "1"], "at least 3 pixels"),
     ),
 )
 def test_wrong_use(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "there.svg").write_text("mine")
+    files = {"there.svg": "mine", "cut_off.json": '{"DIM_EMBED": ', "list.json": "[1]"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     assert main(["draw", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["there.svg"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_numbers_have_three_digits():
+    shown = {999: "999", 1000: "1.00 k", 9994: "9.99 k", 9996: "10.0 k", 99950: "100 k"}
+    shown |= {999_600: "1.00 M", 19_997_480: "20.0 M", 4_566_000_000: "4.57 G"}
+    assert {number: drawing._short(number) for number in shown} == shown
