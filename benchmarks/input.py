@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-import importlib.util
 import multiprocessing
 import os
 import statistics
@@ -87,11 +86,11 @@ def make_photos(folder: Path, count: int) -> None:
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
+    from benchmarks import colour
+
     photos = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
-    foolbox = importlib.util.find_spec("foolbox")
-    for place in foolbox.submodule_search_locations if foolbox else ():
-        for path in sorted(Path(place, "data").glob("imagenet_*.jpg")):
-            photos.append(Image.open(path).convert("RGB"))
+    with contextlib.suppress(ImportError):
+        photos += [Image.open(path).convert("RGB") for path in colour.photos()]
     random = np.random.default_rng(0)
     for number in range(count):
         photo = photos[number % len(photos)]
@@ -185,7 +184,7 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
     def decoded(number, row):
         key = augment.key(config.seed, number)
         box = config.crop_scale and (lambda h, w: augment.crop_box(h, w, key, config.crop_scale))
-        return data.read(images, row, box)[0]
+        return data.read_good(images, row, box)[0]
 
     def transformed(augmenter: str, erase: float) -> Callable:
         transform = augment.train_transform(

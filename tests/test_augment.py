@@ -91,6 +91,15 @@ def test_an_operation_is_pillows(name):
                     assert difference.max() == 0, (magnitude, sign)
 
 
+@pytest.mark.parametrize("name", augment._COMPILED)
+def test_so_it_is_compiled_by_xla(name):
+    operation, image = augment._operation(name, FILL, compiled=True), photos()[0]
+    for magnitude, sign in ((0.0, 1.0), (3.0, -1.0), (9.7, 1.0)):
+        mine = operation(image, tf.constant(magnitude), tf.constant(sign)).numpy().astype(int)
+        difference = np.abs(mine - pillow(name, image, magnitude, sign))
+        assert difference.max() <= 1 and difference.mean() < 0.01
+
+
 @pytest.mark.parametrize("name", operations.OPERATIONS)
 def test_an_operation_is_pillows_on_special_images(name):
     operation, random = compiled(name), np.random.default_rng(0)

@@ -20,6 +20,7 @@ their place, and nothing else moves.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -32,7 +33,7 @@ from training import augment, sources
 from training.config import Config, ConfigError
 
 _IMAGENET_CLASSES = 1000
-_MIXING = 2  # groups at a time: each may have hundreds of images
+_GROUPS = 2  # prepared at a time: each may have hundreds of images
 _READY = 2  # batches
 _SERVICE_ANSWERS = 30.0  # seconds
 
@@ -167,15 +168,13 @@ def training_batches(
 
     # Rows with random access: which image is a matter of calculation.
 
-    def of_group(number: tf.Tensor) -> Dataset:
-        return Dataset.range(number * group, (number + 1) * group).map(indexed)
-
-    def indexed(own: tf.Tensor) -> sources.Example:
+    def indexed(number: tf.Tensor) -> Dataset:
+        own = tf.range(number * group, (number + 1) * group)
         epoch, place = _divide(row_of_run(own), rows_per_epoch)
-        order = augment.key(seed, attempt, epoch)
+        order = augment.key(seed, attempt, epoch[0])  # a group is of one step, and so of one epoch
         last = tf.constant(images.count - 1, tf.int64)
         index = tf.random.experimental.index_shuffle(place // views, order, last)
-        return {"epoch": epoch, "place": place, "index": index}
+        return Dataset.from_tensor_slices({"epoch": epoch, "place": place, "index": index})
 
     # Rows without: a resumed epoch is read from its beginning, but not decoded.
 
@@ -192,15 +191,6 @@ def training_batches(
     def placed(own: tf.Tensor, example: sources.Example) -> sources.Example:
         epoch, place = _divide(row_of_run(own), rows_per_epoch)
         return {"epoch": epoch, "place": place, **example}
-
-    if images.at is not None:
-        examples = Dataset.range(first_step * rows // group, steps * rows // group)
-        examples = examples.flat_map(of_group)
-    else:
-        examples = Dataset.range(
-            first_step * rows // own_per_epoch, math.ceil(steps * rows / own_per_epoch)
-        )
-        examples = examples.flat_map(of_epoch).take((steps - first_step) * rows)
 
     # Images.
 
@@ -220,17 +210,28 @@ def training_batches(
     except ImportError as error:  # of keras-cv
         raise ConfigError(str(error)) from None
 
-    def image(example: sources.Example) -> tuple[tf.Tensor, ...]:
+    def image(reader: Callable, example: sources.Example) -> tuple[tf.Tensor, ...]:
         index = (attempt, example["epoch"], example["place"])
 
         def box(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
             return augment.crop_box(height, width, augment.key(seed, *index), config.crop_scale)
 
-        pixels, targets, name = read(images, example, config.crop_scale and box)
+        pixels, targets, name = reader(images, example, config.crop_scale and box)
         own_row = example["epoch"] * rows_per_epoch + example["place"]
         return transform(index, pixels), targets, name, own_row
 
     # Groups, which are mixed and in which a good image may stand in for a damaged one.
+
+    def of_group(examples: Dataset) -> Dataset:
+        """One element: the images together."""
+        boldly, carefully = (
+            examples.map(functools.partial(image, reader), _cores(), deterministic=True).batch(
+                group, drop_remainder=True
+            )
+            for reader in (read_good, read)
+        )
+        # Carefully only if an image could not be read: to try each one takes half a millisecond.
+        return boldly.ignore_errors(log_warning=False).concatenate(carefully).take(1)
 
     def mixed(pixels: tf.Tensor, labels: tf.Tensor, names: tf.Tensor, numbers: tf.Tensor):
         pixels, labels = _filled(pixels, labels, names == "")
@@ -245,11 +246,19 @@ def training_batches(
         )
         return pixels, labels, names
 
-    groups = (
-        examples.map(image, tf.data.AUTOTUNE, deterministic=True)
-        .batch(group, drop_remainder=True)
-        .map(mixed, _MIXING, deterministic=True)
-    )
+    if images.at is not None:
+        groups = Dataset.range(first_step * rows // group, steps * rows // group)
+        groups = _in_turns(groups, lambda number: of_group(indexed(number)))
+    else:
+        epochs = Dataset.range(
+            first_step * rows // own_per_epoch, math.ceil(steps * rows / own_per_epoch)
+        )
+        examples = epochs.flat_map(of_epoch).take((steps - first_step) * rows)
+        groups = _in_turns(
+            examples.window(group, drop_remainder=True),
+            lambda examples: of_group(Dataset.zip(examples)),
+        )
+    groups = groups.map(mixed, _GROUPS, deterministic=True)
     if config.data_service is not None:
         groups = _served(groups, config)
     batches = _reported(groups, damaged, in_place_of=group)
@@ -284,6 +293,17 @@ def _mix_group(config: Config, rows: int, workers: int) -> int:
             "whole. Received none."
         )
     return rows
+
+
+def _in_turns(groups: Dataset, prepare: Callable[..., Dataset]) -> Dataset:
+    """What a data set for each group prepares, in order."""
+    return groups.interleave(
+        prepare,
+        cycle_length=_GROUPS,
+        block_length=1,
+        num_parallel_calls=_GROUPS,
+        deterministic=True,
+    )
 
 
 def _divide(number: tf.Tensor, by: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -412,27 +432,33 @@ def read(
         name if the image can't be read, else "". Such an image is black and has no class.
     """
 
-    def example(row: sources.Example) -> sources.Example:
-        return row if images.at is None else images.at(row["index"])
-
-    def decoded(row: sources.Example) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        found = example(row)
-        pixels = tf.ensure_shape(_decode(found["image"], box), (None, None, images.channels))
-        targets = tf.reduce_sum(tf.one_hot(found["labels"], len(images.class_names)), axis=0)
-        return pixels, tf.minimum(targets, 1.0), tf.constant(True)
-
     nothing = (
         tf.zeros((1, 1, images.channels), tf.uint8),
         tf.zeros((len(images.class_names),)),
         tf.constant(False),
     )
-    # The only place where TensorFlow has a "try" is a data set: this one has an image or none. It takes
-    # 0.3 ms.
-    tried = Dataset.from_tensors(row).map(decoded).ignore_errors(log_warning=False)
-    tried = tried.concatenate(Dataset.from_tensors(nothing)).take(1)
-    pixels, targets, good = tried.get_single_element()
-    name = tf.cond(good, lambda: tf.constant(""), lambda: example(row)["name"])
+    # The only place where TensorFlow has a "try" is a data set: this one has an image or none.
+    tried = Dataset.from_tensors(row).map(
+        lambda row: (*read_good(images, row, box)[:2], tf.constant(True))
+    )
+    tried = tried.ignore_errors(log_warning=False).concatenate(Dataset.from_tensors(nothing))
+    pixels, targets, good = tried.take(1).get_single_element()
+    name = tf.cond(good, lambda: tf.constant(""), lambda: _example(images, row)["name"])
     return pixels, targets, tf.ensure_shape(name, ())
+
+
+def read_good(
+    images: sources.Images, row: sources.Example, box: Callable | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """As `read`, but faster; an image that can't be read is an error."""
+    found = _example(images, row)
+    pixels = tf.ensure_shape(_decode(found["image"], box), (None, None, images.channels))
+    targets = tf.reduce_sum(tf.one_hot(found["labels"], len(images.class_names)), axis=0)
+    return pixels, tf.minimum(targets, 1.0), tf.constant("")
+
+
+def _example(images: sources.Images, row: sources.Example) -> sources.Example:
+    return row if images.at is None else images.at(row["index"])
 
 
 def _decode(image: tf.Tensor, box: Callable | None) -> tf.Tensor:
@@ -573,6 +599,11 @@ def _has_python(dataset: Dataset) -> bool:
     return any("PyFunc" in node.op for node in nodes)
 
 
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def finished(batches: Dataset) -> Dataset:
     """The same, prepared in advance, in order, on all of the processor."""
     options = tf.data.Options()
@@ -580,7 +611,9 @@ def finished(batches: Dataset) -> Dataset:
     # Images are prepared side by side: to part each operation as well only costs.
     options.threading.max_intra_op_parallelism = 1
     # Two more than there are cores: some wait for a batch to be put together.
-    options.threading.private_threadpool_size = len(os.sched_getaffinity(0)) + 2
+    options.threading.private_threadpool_size = _cores() + 2
+    # Its rewriting fails with what keras-cv adds to a data set inside another.
+    options.experimental_optimization.map_and_batch_fusion = False
     # The workers' parts are made here: a strategy must not part them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(_READY).with_options(options)
