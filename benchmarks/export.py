@@ -54,7 +54,7 @@ class Subject:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns 0."""
+    """The command; returns its exit status: 0 done, 2 can't be done as asked."""
     parser = argparse.ArgumentParser(prog="benchmarks.export", description=__doc__.split("\n")[0])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/digits"), metavar="DIR")
     parser.add_argument(
@@ -65,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     startup.quiet_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
+        try:
+            check(arguments, Path(folder))
+        except (ValueError, OSError, ImportError) as error:
+            print(f"benchmarks.export: error: {error}", file=sys.stderr)
+            return 2
         subjects = [MODELS[name](arguments, Path(folder)) for name in arguments.models]
         shared.print_facts(shared.machine())
         print()
@@ -73,6 +78,25 @@ def main(argv: list[str] | None = None) -> int:
         for subject in subjects:
             measure(subject, Path(folder))
     return 0
+
+
+def check(arguments: argparse.Namespace, folder: Path) -> None:
+    """Finds what is missing before the first model is trained.
+
+    Raises:
+        ValueError, OSError, ImportError: that name it.
+    """
+    from benchmarks import colour
+    from keras_cvt import export, weights
+
+    for format in export.FORMATS:
+        export.check(format, folder / f"file{export.FORMATS[format].suffix}")
+    if set(arguments.models) != {"digits"}:
+        colour.photos()
+    if arguments.cvt13_weights is not None:
+        source = weights.find(arguments.cvt13_weights, "CvT13")
+        if isinstance(source, Path) and not source.is_file():
+            raise FileNotFoundError(f"There is no file {source} of CvT-13's weights.")
 
 
 def digits(arguments: argparse.Namespace, folder: Path) -> Subject:

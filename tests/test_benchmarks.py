@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import gpu, inference, measure, picture, training
+from benchmarks import export, gpu, inference, measure, picture, training
 from benchmarks.contenders import CONTENDERS, TORCH_COMPILED, TORCH_EAGER, Job
 
 
@@ -66,6 +66,18 @@ def test_wrong_arguments(command, arguments, message, capsys):
         command.main(arguments)
     assert exit.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_an_export_lacks_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    run = ["--run-dir", str(tmp_path)]
+    assert export.main([*run, "--cvt13-weights", str(tmp_path / "none.keras")]) == 2
+    assert "error: There is no file" in capsys.readouterr().err
+    assert export.main([*run, "--cvt13-weights", "imagenet-38"]) == 2
+    assert "'imagenet-384'" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert export.main(run) == 2
+    assert "pip install" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_environments_are_named(monkeypatch, capsys, tmp_path):
