@@ -1,7 +1,7 @@
 """Measures the input pipeline, step by step, and a Pillow pipeline doing the same beside it.
 
     python -m benchmarks.input --config NAME [--set key=value ...] [--seconds 10] [--photos N]
-                               [--rounds 3]
+                               [--rounds 9]
 
 Images are the config's, or with --photos so many JPEGs of 500x375 pixels, quality 90, that are made
 from real photos of installed packages. Each line is the speed with all steps so far. Then training's
@@ -63,10 +63,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    def positive(kind: Callable) -> Callable:
+    def positive(kind: Callable, above: int = 0) -> Callable:
         def parse(text: str) -> Any:
             value = kind(text)
-            if not value > 0:
+            if not value > above:
                 raise ValueError
             return value
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=positive(float), default=10.0, help="for each number")
     parser.add_argument("--photos", type=positive(int), metavar="N", help="make so many photos")
-    parser.add_argument("--rounds", type=positive(int), default=3, help="of the comparison")
+    parser.add_argument("--rounds", type=positive(int, 1), default=9, help="of the comparison")
     return parser
 
 
@@ -156,14 +156,21 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
         for _ in range(rounds):
             mine.append(_measured(whole(), group, seconds))
             theirs.append(pillow(seconds))
-    median_mine, median_theirs = (
-        tuple(statistics.median(values) for values in zip(*speeds, strict=True))
-        for speeds in (mine, theirs)
-    )
-    _print("+ mixing: training's pipeline", median_mine)
-    _print(f"Pillow, {CORES} processes", median_theirs)
-    ratios = [a / b for a, b in zip(median_mine, median_theirs, strict=True)]
-    _print("ratio", ratios, digits=2)
+    for name, speeds in (
+        ("+ mixing: training's pipeline", mine),
+        (f"Pillow, {CORES} processes", theirs),
+    ):
+        _print(name, [statistics.median(values) for values in zip(*speeds, strict=True)])
+    ratios = [
+        [a / b for a, b in zip(*pair, strict=True)] for pair in zip(mine, theirs, strict=True)
+    ]
+    for name, number in (
+        ("ratio in a round", 1),
+        ("  a quarter is below", 0),
+        ("  a quarter is above", 2),
+    ):
+        values = [statistics.quantiles(column, n=4)[number] for column in zip(*ratios, strict=True)]
+        _print(name, values, digits=2)
     print(f"medians of {rounds} rounds in turns; load {os.getloadavg()[0]:.1f} at the end")
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -91,6 +92,11 @@ class Contender:
     def _line(self) -> dict[str, Any]:
         if not (line := self.process.stdout.readline()):
             status = self.process.wait()
+            if status == -signal.SIGKILL:
+                raise BenchmarkError(
+                    f"{self.job.name!r} was killed. All contenders are in memory at once: if that was "
+                    "too little, take a smaller --batch, or fewer of them by --only."
+                )
             raise BenchmarkError(
                 f"{self.job.name!r} ended with status {status}. To see why: KERAS_BACKEND="
                 f"{self.environment} {' '.join(map(repr, map(str, self.process.args)))}"

@@ -176,7 +176,9 @@ def _add_design_options(command: argparse.ArgumentParser) -> None:
 
 def _add_classifier_options(command: argparse.ArgumentParser) -> None:
     _add_model_options(command)
-    command.add_argument("--top", type=int, default=5, metavar="K", help="default: 5")
+    command.add_argument(
+        "--top", type=int, metavar="K", help="default: 5, or all if they are fewer"
+    )
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
@@ -267,6 +269,8 @@ def _check_positive(arguments: argparse.Namespace, *options: str) -> None:
 def _classifier(arguments: argparse.Namespace) -> _Classifier:
     labels = _labels(arguments)
     classes = 1000 if labels is None else len(labels)
+    if arguments.top is None:
+        arguments.top = min(5, classes)
     if arguments.top > classes:
         raise ValueError(f"--top {arguments.top}: there are {classes} classes")
     model, image_size, crop = _opened(arguments, classes)

@@ -134,7 +134,6 @@ def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
     image = str(photos / "china.png")
     options = ["--model", str(tmp_path / "mine.keras"), "--labels", str(tmp_path / "labels.txt")]
-    options += ["--top", "3"]
     assert main(["predict", image, *options, "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
     pixels = load_image(image, (64, 96))

@@ -402,6 +402,27 @@ def test_recomputing_changes_no_step():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="counts operations in TensorFlow's graph")
+def test_recomputing_computes_again():
+    import tensorflow as tf
+
+    found = []
+    for recompute in (False, True):
+        model = keras_cvt.CvT(TINY, input_shape=(32, 48, 3), classes=5, recompute=recompute)
+
+        @tf.function
+        def gradients(x, model=model):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(x, training=True) ** 2)
+            return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+        graph = gradients.get_concrete_function(tf.constant(images(32, 48))).graph.as_graph_def()
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        found.append([node.op for node in nodes].count("Softmax") - 1)  # the classifier's own
+    blocks = sum(stage.depth for stage in TINY)
+    assert found == [blocks, 2 * blocks]
+
+
 # --- wrong arguments ----------------------------------------------------------------------------
 
 
