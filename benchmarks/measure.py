@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, TORCH_EAGER, Job
+from training import startup
 from training.files import write_text
 
 ROOT = Path(__file__).parents[1]
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+CORES = startup.cores()
 # Whose packages a contender needs; each environment is also the name of a backend of Keras.
 ENVIRONMENTS = {"tensorflow": ".venv", "torch": ".venv-torch", "jax": ".venv-jax"}
 

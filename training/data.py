@@ -23,13 +23,12 @@ import dataclasses
 import functools
 import logging
 import math
-import os
 import socket
 from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
-from training import augment, sources
+from training import augment, sources, startup
 from training.config import Config, ConfigError
 
 _IMAGENET_CLASSES = 1000
@@ -225,9 +224,9 @@ def training_batches(
     def of_group(examples: Dataset) -> Dataset:
         """One element: the images together."""
         boldly, carefully = (
-            examples.map(functools.partial(image, reader), _cores(), deterministic=True).batch(
-                group, drop_remainder=True
-            )
+            examples.map(
+                functools.partial(image, reader), startup.cores(), deterministic=True
+            ).batch(group, drop_remainder=True)
             for reader in (read_good, read)
         )
         # Carefully only if an image could not be read: to try each one takes half a millisecond.
@@ -599,11 +598,6 @@ def _has_python(dataset: Dataset) -> bool:
     return any("PyFunc" in node.op for node in nodes)
 
 
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def finished(batches: Dataset) -> Dataset:
     """The same, prepared in advance, in order, on all of the processor."""
     options = tf.data.Options()
@@ -611,7 +605,7 @@ def finished(batches: Dataset) -> Dataset:
     # Images are prepared side by side: to part each operation as well only costs.
     options.threading.max_intra_op_parallelism = 1
     # Two more than there are cores: some wait for a batch to be put together.
-    options.threading.private_threadpool_size = _cores() + 2
+    options.threading.private_threadpool_size = startup.cores() + 2
     # Its rewriting fails with what keras-cv adds to a data set inside another.
     options.experimental_optimization.map_and_batch_fusion = False
     # The workers' parts are made here: a strategy must not part them again.
