@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -185,26 +186,38 @@ def _fit(job: Job, dtype: str = "float32", recompute: bool = False) -> Runner:
     """`fit` with AdamW, as in README, from a batch in the host's memory."""
     import keras
 
-    class Batches(keras.utils.PyDataset):
-        images, labels = _images(job), _labels(job)
-        count = 1
-
-        def __len__(self):
-            return self.count
-
-        def __getitem__(self, number):
-            return self.images, self.labels
-
     model = _cvt13(job, dtype, recompute=recompute)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.05)
     model.compile(optimizer, "sparse_categorical_crossentropy")
-    batches = Batches()
+    batches = _same_batch(_images(job), _labels(job))
 
     def run(steps: int) -> None:
-        batches.count = steps
-        model.fit(batches, shuffle=False, verbose=0)
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
     return run
+
+
+def _same_batch(images: np.ndarray, labels: np.ndarray) -> Any:
+    """A data set that is this batch again and again."""
+    import keras
+
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # With autotuning, the end of a data set sometimes waits for a thread that sleeps for as long
+        # as the data set was in use: twice the time, of no step.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return tf.data.Dataset.from_tensors((images, labels)).repeat().with_options(options)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 10**9
+
+        def __getitem__(self, number):
+            return images, labels
+
+    return Batches()
 
 
 # --- its peers ----------------------------------------------------------------------------------
