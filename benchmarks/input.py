@@ -265,12 +265,16 @@ def _pillow(config: Config, images: Any, folder: Path) -> Iterator[Callable[[flo
         arguments = (other, shared, files, config.image_size, images.mean, images.std, number)
         processes.append(context.Process(target=_work, args=arguments, daemon=True))
         processes[-1].start()
+        other.close()  # so that a process that has died is noticed
         ends.append(end)
 
     def measured(seconds: float) -> Speed:
-        for end in ends:
-            end.send(seconds)
-        results = [end.recv() for end in ends]
+        try:
+            for end in ends:
+                end.send(seconds)
+            results = [end.recv() for end in ends]
+        except (EOFError, BrokenPipeError):
+            raise ConfigError("A process with Pillow has failed: see above.") from None
         by_clock, by_processor = (sum(values) for values in zip(*results, strict=True))
         return by_clock, by_processor
 

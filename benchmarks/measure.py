@@ -247,6 +247,8 @@ def check_folder(parser: argparse.ArgumentParser, path: Path | None) -> None:
     """Ends the program if a file that comes only after the work can't be written there."""
     if path is not None and not path.absolute().parent.is_dir():
         parser.error(f"There is no folder {path.parent} to write {path.name} in.")
+    if path is not None and path.is_dir():
+        parser.error(f"{path} is a folder; it must be a file.")
 
 
 def run(

@@ -1,6 +1,6 @@
 """CvT, the Convolutional vision Transformer (Wu et al. 2021), for Keras 3."""
 
-from keras_cvt import checkpoints, imagenet, weights
+from keras_cvt import checkpoints, export, imagenet, weights
 from keras_cvt.attention import AttentionMaps, attention_maps, plot_attention
 from keras_cvt.complexity import complexity
 from keras_cvt.config import StageConfig, stages_from_spec
@@ -49,6 +49,7 @@ __all__ = [
     "decode_predictions",
     "deploy",
     "draw",
+    "export",
     "feature_pyramid",
     "imagenet",
     "load_image",

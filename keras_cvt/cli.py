@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -57,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ".safetensors, .weights.h5 and .keras.",
     )
     conversion.add_argument("source", metavar="SRC")
-    conversion.add_argument("destination", metavar="DST")
+    conversion.add_argument(
+        "destination", metavar="DST", help="a file, which is replaced if it is there"
+    )
     conversion.add_argument(
         "--keys",
         choices=KEYS,
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_classifier_options(predict)
     predict.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
     output = predict.add_mutually_exclusive_group()
-    output.add_argument("--csv", metavar="FILE", help="write a table to FILE")
+    output.add_argument("--csv", metavar="FILE", help="write a table to FILE, which is replaced")
     output.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
@@ -151,8 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     exporting.set_defaults(run=_export)
 
     arguments = parser.parse_args(argv)
+    # Names of files need not be text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print(f"keras-cvt {arguments.command}: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ImportError) as error:
         print(f"keras-cvt {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -293,7 +302,7 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
             f"{arguments.model} takes images of {sides[0]}x{sides[1]} pixels, not "
             f"{image_size[0]}x{image_size[1]}: leave out --image-size."
         )
-    if model.get_layer("head").activation is keras.activations.linear:
+    if getattr(model.layers[-1], "activation", None) is keras.activations.linear:
         model = keras.Model(model.input, keras.layers.Softmax()(model.output), name=model.name)
     named = None if labels is None else [(str(i), label) for i, label in enumerate(labels)]
     return _Classifier(model, image_size, crop, named)
@@ -303,6 +312,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     _check_positive(arguments, "top", "batch_size")
     if arguments.csv:
         check_folder(Path(arguments.csv))
+        if Path(arguments.csv).is_dir():
+            raise IsADirectoryError(f"--csv {arguments.csv} is a folder; it must be a file.")
     classifier = _classifier(arguments)
     sources = find_images(arguments.images)
     results: list[Prediction] = []
@@ -368,6 +379,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         batch_size=1,
         labels=classifier.labels,
     )
+    if result.error:
+        raise ValueError(result.error)
     _print_classes(result)
     figure = attention.plot_attention(image, maps)
     with beside(output) as temporary:
@@ -390,7 +403,10 @@ def _new_file(text: str, suffixes: Sequence[str]) -> Path:
 def _labels(arguments: argparse.Namespace) -> list[str] | None:
     if arguments.labels is None:
         return None
-    lines = Path(arguments.labels).read_text(encoding="utf-8").rstrip().splitlines()
+    try:
+        lines = Path(arguments.labels).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.labels} is no text in UTF-8: {error}") from None
     return [line.strip() for line in lines]
 
 
@@ -403,7 +419,7 @@ def _opened(
     if arguments.model.endswith(".keras"):
         if arguments.weights is not None:
             raise ValueError(f"{arguments.model} has its own weights: leave out --weights.")
-        return keras.saving.load_model(arguments.model, compile=False), size, "official"
+        return _loaded(arguments.model), size, "official"
     variant = _variant(arguments.model)
     source = weights.find(arguments.weights or "imagenet", variant)
     crop: float | str | None = "official"
@@ -414,6 +430,14 @@ def _opened(
     source.check_classes(classes)
     model = getattr(models, variant)(weights=source, classes=classes, input_shape=(*size, 3))
     return model, size, crop
+
+
+def _loaded(path: str) -> keras.Model:
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # of a damaged file, or one with unknown layers, of any kind
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} can't be loaded: {reason}") from error
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -453,7 +477,10 @@ def _as_json(result: Prediction) -> dict:
 
 
 def _write_csv(path: Path, results: Sequence[Prediction]) -> None:
-    with beside(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        beside(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("image", "rank", "id", "label", "score", "error"))
         for result in results:
@@ -500,7 +527,12 @@ def _summary(arguments: argparse.Namespace) -> int:
         print(line(row.name, *(f"{number:,}" for number in numbers)))
     print(
         f"\n{result.parameters / 1e6:.2f} M parameters. {result.multiply_adds / 1e9:.2f} G "
-        f"multiply-adds, of which {result.computed / 1e9:.2f} G are computed:\nof its last block a "
-        "classifier needs the class token only. Norms and activations are not counted."
+        f"multiply-adds, of which {result.computed / 1e9:.2f} G are computed"
+        + (
+            ":\nof its last block a classifier needs the class token only. "
+            if result.computed < result.multiply_adds
+            else ".\n"
+        )
+        + "Norms and activations are not counted."
     )
     return 0

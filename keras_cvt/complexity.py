@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_cvt import models
+from keras_cvt import layers, models
 from keras_cvt.config import StageConfig, as_stage
-from keras_cvt.layers import conv_output_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +80,8 @@ def complexity(
         classes: of the classifier, if stages are given; 0 for none.
 
     Returns:
-        A `Complexity`: `parameters`, `statistics`, `multiply_adds`, `computed`, and `rows` by layer.
+        A `Complexity`: `parameters`, `statistics`, `multiply_adds`, `computed`, and `rows` by layer;
+        of a deployed model those of the model that it was made from. Other layers are not counted.
 
     Raises:
         ValueError: for a model not made here, or images that are too small or of unknown size.
@@ -137,6 +137,10 @@ def described(
         token_only = "class_token" in names
     else:
         stages = [as_stage(i, stage) for i, stage in enumerate(model_or_stages)]
+        if not stages:
+            raise ValueError("A CvT has at least one stage; `stages` is empty.")
+        for arguments in (block for stage in stages for block in stage.block_args()):
+            layers.CvTBlock(**arguments)  # says what is wrong with them
         shape = (224, 224, 3) if input_shape is None else tuple(input_shape)
         norm = bool(classes)
         token_only = norm and stages[-1].class_token
@@ -150,7 +154,7 @@ def described(
     height, width, _ = shape
     for stage in stages:
         height, width = (
-            conv_output_size(size, stage.patch_size, stage.patch_stride, stage.patch_padding)
+            layers.conv_output_size(size, stage.patch_size, stage.patch_stride, stage.patch_padding)
             for size in (height, width)
         )
         maps.append((height, width, stage.embed_dim))
@@ -192,7 +196,7 @@ def _block_rows(name, block, height, width, token, token_only) -> Iterator[Row]:
     convolutions = block["projection"] == "dw_bn"
     if convolutions:
         height_kv, width_kv = (
-            conv_output_size(size, kernel, block["strides_kv"], block["padding_kv"])
+            layers.conv_output_size(size, kernel, block["strides_kv"], block["padding_kv"])
             for size in (height, width)
         )
         area_kv = height_kv * width_kv

@@ -252,6 +252,8 @@ def stages_from_spec(spec: Mapping[str, Any]) -> list[StageConfig]:
     """
     for inner in ("model", "spec"):
         spec = next((v for k, v in spec.items() if k.lower() == inner), spec)
+        if not isinstance(spec, Mapping):
+            raise ValueError(f"The spec's {inner.upper()} must be options by name, not {spec!r}.")
     options: dict[str, Sequence] = {}
     for key, value in spec.items():
         name = _SPEC_NAMES.get(key.lower())

@@ -29,7 +29,7 @@ def convert(
     keys: str = "official",
     stages: Sequence[StageConfig | Mapping[str, Any]] | None = None,
 ) -> None:
-    """Writes a checkpoint in another format. Weights keep their bits.
+    """Writes a checkpoint in another format. Weights keep their bits (float64 only in `.safetensors`).
 
     A `.keras` file has its model with it, which is kept as it is. Other files have weights alone: a
     `.keras` file made of them computes what the published models do (QuickGELU, softmax), for images
@@ -42,10 +42,11 @@ def convert(
         keys: the names in a `.safetensors` file: "official" or "huggingface".
         stages: the model's configuration, to make a `.weights.h5` or `.keras` file. Not needed for a
             `.keras` source, for the published variants, which are recognised, or with Hugging Face's
-            `config.json` beside the source.
+            `config.json` beside the source, which goes before the published variants.
 
     Raises:
-        ValueError: for a destination of another kind, or a configuration that is not known.
+        ValueError: for a destination of another kind, a configuration that is not known, or a deployed
+            or quantized model, which has weights that no other library knows.
         FileNotFoundError: for a source that is not there.
         CheckpointError: for a damaged source, or one that is no CvT.
     """
@@ -57,10 +58,13 @@ def convert(
     check_folder(destination)
     weights = Weights(source)
     if destination.suffix == ".safetensors":
+        _check_publishable(weights)
         checkpoints.write_safetensors(destination, _TorchTensors(weights, keys), {"format": "pt"})
         return
 
     if weights.convention == "keras" and zipfile.is_zipfile(source):
+        if source.suffix != ".keras":
+            raise ValueError(f"{source} is a model of Keras: its name must end in .keras.")
         model = keras.saving.load_model(source, compile=False)
     else:
         stages = _stages(weights) if stages is None else stages
@@ -108,14 +112,37 @@ class _TorchTensors(Mapping[str, np.ndarray]):
         return len(self.names) + len(self.counts)
 
 
+def _check_publishable(weights: Weights) -> None:
+    """Refuses weights that have an official name without being what the official code has there."""
+    deployed = any(name.endswith(".conv.bias") for name in weights)
+    quantized = any("/" in name for name in weights)  # what Keras adds has no official name
+    if deployed or quantized:
+        raise ValueError(
+            f"{weights.path} is {'deployed' if deployed else 'quantized'}: its weights mean nothing to "
+            "other libraries. Convert the model as it was before."
+        )
+
+
 def _stages(weights: Weights) -> Sequence[StageConfig]:
     architecture = weights.architecture()
-    for stages in VARIANTS.values():
-        if architecture == tuple((stage.embed_dim, stage.depth) for stage in stages):
-            return stages
+
+    def fits(stages: Sequence[StageConfig]) -> bool:
+        return architecture == tuple((stage.embed_dim, stage.depth) for stage in stages)
+
+    known = next(filter(fits, VARIANTS.values()), None)
     spec = weights.path.with_name("config.json")
     if spec.is_file():
-        return stages_from_spec(json.loads(spec.read_text(encoding="utf-8")))
+        # Strides may be others than the variant's, which has weights of the same shapes.
+        try:
+            stages = stages_from_spec(json.loads(spec.read_text(encoding="utf-8")))
+        except ValueError:
+            if known is None:
+                raise
+        else:
+            if known is None or fits(stages):
+                return stages
+    if known is not None:
+        return known
     raise ValueError(
         f"{weights.path} is {describe(architecture)}, which is no published variant: heads, strides "
         "and paddings can't be seen in a checkpoint. Give its configuration (--spec FILE: the official "

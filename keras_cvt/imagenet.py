@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import keras
@@ -144,11 +145,23 @@ def load_image(
         TypeError: `source` is none of the above.
         ImportError: Pillow is not installed.
     """
+    size, crop = size_and_crop(image_size, crop)
+    return _load(source, lambda image: _resize_and_crop(image, size, crop), timeout, max_bytes)
+
+
+def load_grey(path: str | os.PathLike) -> np.ndarray:
+    """A picture as `load_image` reads it, but grey and of its own size: uint8 (height, width)."""
+    return _load(path, lambda image: image.convert("L"))
+
+
+def _load(
+    source: Any, finish: Callable, timeout: float = 10.0, max_bytes: int = 64 * 2**20
+) -> np.ndarray:
+    """What `finish` makes of the picture in RGB. Errors: of `load_image`."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise ImportError("load_image needs Pillow: pip install pillow") from error
-    size, crop = size_and_crop(image_size, crop)
     if isinstance(source, np.ndarray):
         name = f"array of shape {source.shape} and dtype {source.dtype}"
     elif isinstance(source, Image.Image):
@@ -165,7 +178,7 @@ def load_image(
         else:
             Image.init()
             image = Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
-        return np.array(_resize_and_crop(_to_rgb(image), size, crop))
+        return np.array(finish(_to_rgb(image)))
     # On a malformed file Pillow raises almost anything: OSError, SyntaxError, struct.error,
     # ValueError, DecompressionBombError (an Exception) ...
     except Exception as error:

@@ -10,6 +10,7 @@ which differs from the paper in places. Sublayers carry the names of the officia
 
 from __future__ import annotations
 
+import numbers
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -100,7 +101,7 @@ def check_int(name: str, value: Any, minimum: int) -> int:
 
 
 def check_rate(name: str, value: Any) -> float:
-    if isinstance(value, str) or not 0 <= value < 1:
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be at least 0 and less than 1. Received {value!r}.")
     return float(value)
 

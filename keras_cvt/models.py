@@ -39,7 +39,7 @@ _ARGUMENTS = """
         activation: of the MLPs. The published weights were trained with "quick_gelu".
         recompute: whether training keeps only the maps between the parts of a block, and calculates
             the attention and the MLP again for their gradients: much less memory for large images, and
-            about a quarter more time. The same function and gradients. Without dropout only; drop path
+            about 15 % more time. The same function and gradients. Without dropout only; drop path
             is no matter.
         dtype: dtype policy of all layers, such as "mixed_bfloat16"; None is Keras' global policy.
         name: of the model. It decides nothing.
@@ -54,7 +54,8 @@ _ARGUMENTS = """
     Raises:
         ValueError: for arguments that do not fit together, before any weight is made.
         OSError: if weights are not there or can't be downloaded. A model is never returned with
-            random weights instead.
+            random weights instead; but of a file for another number of classes all is loaded except
+            the classifier, which is new (a warning is logged).
 """
 
 
@@ -327,7 +328,8 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
     Returns:
         A model from the same images to a dict of maps (batch, height / s, width / s, channels), named
         after the binary logarithm of their stride s: for the official models "P2" (stride 4), "P3"
-        (stride 8) and "P4" (stride 16). It shares the weights of `model`.
+        (stride 8) and "P4" (stride 16). Of several stages of one stride it is the last one's map. It
+        shares the weights of `model`.
 
     Raises:
         ValueError: for a model not made here, or a stride that is no power of two.

@@ -265,11 +265,12 @@ def describe(architecture: tuple[tuple[int, int], ...]) -> str:
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """A model's weights by their official names."""
+    """A CvT's weights by their official names; not those of what was put before or after it."""
     return {
         # From the layer's own name on: the whole path has any name scope around it, too.
         names.official(variable.path[variable.path.index(f"{layer.name}/") :]): variable
         for layer in model.layers
+        if re.fullmatch(r"stage\d+_.*|norm|head", layer.name)
         for variable in layer.weights
     }
 

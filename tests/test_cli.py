@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -65,6 +66,24 @@ def test_weights(capsys):
     assert keras_cvt.weights.table() in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"drop_rate": [None]}, "`drop_rate` must be at least 0"),
+        ({"padding_kv": [None]}, "`padding` must be an integer of at least 0"),
+        ({"qkv_projection_method": ["avg"]}, "`projection` must be one of"),
+        ({"num_heads": [3]}, "num_heads=3 does not divide embed_dim=8"),
+        ({"embed_dim": [], "depth": [], "num_heads": []}, "at least one stage"),
+        ({"model": 3}, "The spec's MODEL must be options by name, not 3"),
+    ],
+)
+def test_summary_of_what_can_not_be_made(changed, message, tmp_path, capsys):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"embed_dim": [8], "depth": [1], "num_heads": [2], **changed}))
+    assert main(["summary", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_convert(tmp_path, capsys, tiny_as_cvt13):
     source = str(reference_models.FOLDER / "tiny" / "official.pth")
     spec = str(reference_models.FOLDER / "tiny" / "spec.json")
@@ -104,6 +123,28 @@ def test_predict(photos, tiny_as_cvt13, tmp_path, capsys):
 
     assert main(["predict", *files, *options]) == 0
     assert flower["classes"][0]["label"] in capsys.readouterr().out
+
+
+def test_names_of_files_need_not_be_text(photos, tiny_as_cvt13, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        os.rename(photos / "china.png", photos / name)
+    except OSError:
+        pytest.skip("this file system's names are text")
+    path = tmp_path / "table.csv"
+    arguments = ["predict", "--model", "cvt13", "--weights", tiny_as_cvt13[1]]
+    assert main([*arguments, "--csv", str(path), str(photos / name)]) == 0
+    assert b"caf\xe9.png,1," in path.read_bytes()
+
+
+def test_a_damaged_model_is_said_in_a_line(photos, tmp_path, capsys):
+    path = tmp_path / "small.keras"
+    keras_cvt.CvT([keras_cvt.StageConfig(8, 1, 2)], classes=1000).save(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert main(["predict", "--model", str(path), str(photos)]) == 2
+    assert f"{path} can't be loaded: " in capsys.readouterr().err
 
 
 def test_wrong_predict(photos, tiny_as_cvt13, tmp_path, capsys):

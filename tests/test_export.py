@@ -233,6 +233,7 @@ def test_pictures_are_read_as_by_load_image(tmp_path, crop, size):
         "grey.jpg": photo.convert("L"),
         "transparent.png": transparent,
         "palette.png": photo.quantize(32),
+        "two colours.png": photo.convert("1"),
         "narrow.png": photo.crop((0, 0, 60, 333)),
         "cmyk.jpg": photo.convert("CMYK"),
     }

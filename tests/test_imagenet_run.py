@@ -33,7 +33,8 @@ def data_dir(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("devices", programs.TRAIN_ON)
+# What two devices of one process do is tests/test_distribute.py's, and a notebook's.
+@pytest.mark.parametrize("devices", ["one_device", "two_processes"])
 def test_the_recipe_trains_resumes_and_evaluates(devices, data_dir, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     model = [] if devices == "one_device" else SMALL

@@ -21,6 +21,7 @@ from keras_cvt import checkpoints, names, weights
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.config import VARIANTS
 from keras_cvt.convert import convert
+from keras_cvt.models import stage_configs
 
 TINY = reference_models.stages("tiny")
 
@@ -478,6 +479,43 @@ def test_conversion_finds_its_configuration(folder, tmp_path):
     assert model.input_shape == (None, None, None, 3)
     logits = keras.Model(model.input, model.get_layer("norm").output)
     assert numpy(logits(reference_models.images("odd"))).shape == (2, 64)
+
+
+def test_a_configuration_beside_goes_before_the_variant_of_the_same_widths(tmp_path, monkeypatch):
+    stages = [keras_cvt.StageConfig(8, 2, 2)]
+    monkeypatch.setitem(VARIANTS, "CvT13", tuple(stages))
+    keras_cvt.CvT(stages, classes=3).save_weights(tmp_path / "a.weights.h5")
+    spec = {"embed_dim": [8], "depth": [2], "num_heads": [2], "stride_kv": [[1, 1]]}
+    for found, stride in ((spec, 1), ({**spec, "embed_dim": [9]}, 2), ({"unrelated": 1}, 2)):
+        (tmp_path / "config.json").write_text(json.dumps(found))
+        convert(tmp_path / "a.weights.h5", tmp_path / "b.keras")
+        (stage,) = stage_configs(keras.saving.load_model(tmp_path / "b.keras"))
+        assert stage.stride_kv == stride
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_deployed_and_quantized_weights_get_no_official_names(tmp_path):
+    model = keras_cvt.CvT([keras_cvt.StageConfig(8, 1, 2)], classes=3)
+    keras_cvt.deploy(model).save(tmp_path / "deployed.keras")
+    model.quantize("int8")
+    model.save(tmp_path / "quantized.keras")
+    for what in ("deployed", "quantized"):
+        with pytest.raises(ValueError, match=f"{what}.keras is {what}: its weights mean nothing"):
+            convert(tmp_path / f"{what}.keras", tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_weights_go_into_a_model_behind_another_layer(tmp_path):
+    stages = [keras_cvt.StageConfig(8, 1, 2)]
+    keras_cvt.CvT(stages, classes=3).save_weights(tmp_path / "a.weights.h5")
+    image = keras.Input((32, 32, 1))
+    colour = keras.layers.Conv2D(3, 1)(keras.layers.Normalization(mean=1, variance=2)(image))
+    options = {"classes": 3, "weights": tmp_path / "a.weights.h5"}
+    ours = keras_cvt.CvT(stages, input_tensor=colour, **options)
+    theirs = keras_cvt.CvT(stages, **options)
+    np.testing.assert_array_equal(
+        numpy(ours.get_layer("head").kernel), numpy(theirs.get_layer("head").kernel)
+    )
 
 
 def test_a_keras_model_keeps_its_function(tmp_path):

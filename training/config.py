@@ -112,7 +112,7 @@ class Config:
         accumulation: so many parts of a batch go through the model one after another, and then make
             one step: for batches that do not fit into memory.
         recompute: whether attention and MLPs are calculated again for their gradients, instead of being
-            kept: for images that do not fit into memory, at about a quarter more time.
+            kept: for images that do not fit into memory, at about 15 % more time.
         ema: decay of an exponential moving average of weights and statistics, with which the model
             is then evaluated and saved; none: no average.
         precision: "float32", "bfloat16" or "float16" of activations (weights are float32), or "auto":

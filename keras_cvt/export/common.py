@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -72,11 +71,7 @@ class Classifier:
 
         For a model of grey images it is made grey before anything else.
         """
-        source: Any = path
-        if len(self.mean) == 1:
-            from PIL import Image
-
-            source = np.asarray(Image.open(path).convert("L"))
+        source = imagenet.load_grey(path) if len(self.mean) == 1 else path
         pixels = imagenet.load_image(source, size or self.image_size, self.crop)
         return self.normalize(pixels[np.newaxis, ..., : len(self.mean)])
 
@@ -217,6 +212,8 @@ def complete_or_nothing(destination: Path) -> Iterator[Path]:
         yield folder / destination.name
         # The destination last: whoever sees it, sees the whole.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == destination.name):
+            if destination.with_name(path.name).exists():  # it came meanwhile
+                raise FileExistsError(f"{destination.with_name(path.name)} exists and is kept.")
             os.rename(path, destination.with_name(path.name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,8 +15,9 @@ A file that can't be decoded does not fail its request: `valid` is false for it,
 scores are NaN, its classes empty.
 
 Pictures are decoded, resized, cropped and normalized by TensorFlow as `load_image` does it with Pillow:
-decoded bits are equal; after resizing, one value in a thousand differs, by one grey level. (With
-Pillow 13, one in seven for pictures twice as high as wide, by one or two.)
+decoded bits are equal (but for grey PNG of 16 bits, by one grey level); after resizing, one value in a
+thousand differs, by one grey level. (With Pillow 13, one in seven for pictures twice as high as wide,
+by one or two.)
 Two things of `load_image` are left out: a JPEG's EXIF orientation, and the conversion of pictures that
 are neither JPEG nor PNG.
 """
@@ -143,6 +144,11 @@ def _png(data: tf.Tensor) -> tf.Tensor:
     """What is transparent is laid on white."""
     picture = tf.cast(tf.io.decode_png(data, channels=4), tf.int32)
     alpha = picture[..., 3:]
+    # TensorFlow gives opaque greys of fewer than 8 bits the alpha 1, 3 or 15.
+    bits, kind = (tf.io.decode_raw(tf.strings.substr(data, at, 1), tf.uint8)[0] for at in (24, 25))
+    bits = tf.cast(bits, tf.int32)
+    opaque = (kind == 0) & (bits < 8) & (tf.reduce_max(alpha) == 2**bits - 1)
+    alpha = tf.where(opaque, 255, alpha)
     return tf.cast((picture[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
 
