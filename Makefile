@@ -68,4 +68,4 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch runs build dist *.egg-info
+	rm -rf .venv .venv-jax .venv-torch build dist *.egg-info
