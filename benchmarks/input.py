@@ -273,7 +273,7 @@ def _pillow(config: Config, images: Any, folder: Path) -> Iterator[Callable[[flo
             for end in ends:
                 end.send(seconds)
             results = [end.recv() for end in ends]
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             raise ConfigError("A process with Pillow has failed: see above.") from None
         by_clock, by_processor = (sum(values) for values in zip(*results, strict=True))
         return by_clock, by_processor

@@ -19,7 +19,7 @@ import keras_cvt
 from keras_cvt import attention, export, imagenet, models, weights
 from keras_cvt.complexity import Row, complexity
 from keras_cvt.config import VARIANTS, StageConfig, stages_from_spec, unknown_choice
-from keras_cvt.convert import KEYS, beside, check_folder, convert
+from keras_cvt.convert import KEYS, beside, check_file, check_folder, convert
 from keras_cvt.drawing import draw
 from keras_cvt.predict import Prediction, find_images, predict_files
 
@@ -311,9 +311,7 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
 def _predict(arguments: argparse.Namespace) -> int:
     _check_positive(arguments, "top", "batch_size")
     if arguments.csv:
-        check_folder(Path(arguments.csv))
-        if Path(arguments.csv).is_dir():
-            raise IsADirectoryError(f"--csv {arguments.csv} is a folder; it must be a file.")
+        check_file(Path(arguments.csv))
     classifier = _classifier(arguments)
     sources = find_images(arguments.images)
     results: list[Prediction] = []

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_cvt import layers, models
-from keras_cvt.config import StageConfig, as_stage
+from keras_cvt.config import StageConfig, as_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +136,9 @@ def described(
         norm = "norm" in names
         token_only = "class_token" in names
     else:
-        stages = [as_stage(i, stage) for i, stage in enumerate(model_or_stages)]
-        if not stages:
-            raise ValueError("A CvT has at least one stage; `stages` is empty.")
-        for arguments in (block for stage in stages for block in stage.block_args()):
-            layers.CvTBlock(**arguments)  # says what is wrong with them
+        stages = as_stages(model_or_stages)
+        for block in (block for stage in stages for block in stage.block_args()):
+            layers.check_block(**block)
         shape = (224, 224, 3) if input_shape is None else tuple(input_shape)
         norm = bool(classes)
         token_only = norm and stages[-1].class_token

@@ -207,6 +207,25 @@ def as_stage(index: int, stage: StageConfig | Mapping[str, Any]) -> StageConfig:
     return StageConfig(**stage)
 
 
+def as_stages(stages: Iterable[StageConfig | Mapping[str, Any]]) -> list[StageConfig]:
+    """The stages of a model as `CvT` takes them.
+
+    Raises:
+        ValueError: naming the one that is wrong, or if there is none.
+    """
+    if isinstance(stages, (StageConfig, Mapping, str)) or not isinstance(stages, Iterable):
+        raise ValueError(f"`stages` must be a list of stages. Received {stages!r}.")
+    stages = [as_stage(i, stage) for i, stage in enumerate(stages)]
+    if not stages:
+        raise ValueError("A CvT has at least one stage; `stages` is empty.")
+    return stages
+
+
+def architecture(stages: Iterable[StageConfig]) -> tuple[tuple[int, int], ...]:
+    """(embed_dim, depth) of each stage, which a checkpoint shows."""
+    return tuple((stage.embed_dim, stage.depth) for stage in stages)
+
+
 # The same options under the names of the official yaml files and of Hugging Face's config.json.
 _SPEC_NAMES = {
     "dim_embed": "embed_dim",

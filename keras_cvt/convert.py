@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_cvt import checkpoints, models, names
-from keras_cvt.config import VARIANTS, StageConfig, as_stage, stages_from_spec
+from keras_cvt.config import VARIANTS, StageConfig, architecture, as_stages, stages_from_spec
 from keras_cvt.weights import Weights, describe
 
 KEYS = ("official", "huggingface")
@@ -55,7 +55,7 @@ def convert(
         raise ValueError(f"{destination} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     if keys not in KEYS:
         raise ValueError(f"`keys` must be one of {KEYS}. Received {keys!r}.")
-    check_folder(destination)
+    check_file(destination)
     weights = Weights(source)
     if destination.suffix == ".safetensors":
         _check_publishable(weights)
@@ -124,12 +124,8 @@ def _check_publishable(weights: Weights) -> None:
 
 
 def _stages(weights: Weights) -> Sequence[StageConfig]:
-    architecture = weights.architecture()
-
-    def fits(stages: Sequence[StageConfig]) -> bool:
-        return architecture == tuple((stage.embed_dim, stage.depth) for stage in stages)
-
-    known = next(filter(fits, VARIANTS.values()), None)
+    found = weights.architecture()
+    known = next((s for s in VARIANTS.values() if architecture(s) == found), None)
     spec = weights.path.with_name("config.json")
     if spec.is_file():
         # Strides may be others than the variant's, which has weights of the same shapes.
@@ -139,12 +135,12 @@ def _stages(weights: Weights) -> Sequence[StageConfig]:
             if known is None:
                 raise
         else:
-            if known is None or fits(stages):
+            if known is None or architecture(stages) == found:
                 return stages
     if known is not None:
         return known
     raise ValueError(
-        f"{weights.path} is {describe(architecture)}, which is no published variant: heads, strides "
+        f"{weights.path} is {describe(found)}, which is no published variant: heads, strides "
         "and paddings can't be seen in a checkpoint. Give its configuration (--spec FILE: the official "
         "options or Hugging Face's config.json, as JSON)."
     )
@@ -152,7 +148,7 @@ def _stages(weights: Weights) -> Sequence[StageConfig]:
 
 def _with_position_sizes(stages, weights: Weights) -> list[StageConfig]:
     """Stages whose position embeddings, if any, have the size of their weights."""
-    stages = [as_stage(i, stage) for i, stage in enumerate(stages)]
+    stages = as_stages(stages)
     for i, stage in enumerate(stages):
         if stage.position_embedding and (key := f"stage{i}.pos_embed") in weights:
             size = weights.shape(key)[1:3]
@@ -164,6 +160,13 @@ def check_folder(path: Path) -> None:
     """Refuses a file to write whose folder is not there, before the work that ends in it."""
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
+
+
+def check_file(path: Path) -> None:
+    """The same; and refuses a folder in the place of the file."""
+    check_folder(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; it must be a file.")
 
 
 @contextlib.contextmanager

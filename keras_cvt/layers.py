@@ -106,6 +106,56 @@ def check_rate(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_convolution(kernel_size: Any, strides: Any, padding: Any) -> tuple[int, int, int]:
+    return (
+        check_int("kernel_size", kernel_size, 1),
+        check_int("strides", strides, 1),
+        check_int("padding", padding, 0),
+    )
+
+
+def check_heads(embed_dim: Any, num_heads: Any) -> tuple[int, int]:
+    embed_dim = check_int("embed_dim", embed_dim, 1)
+    num_heads = check_int("num_heads", num_heads, 1)
+    if embed_dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}.")
+    return embed_dim, num_heads
+
+
+def check_projection(projection: Any) -> str:
+    if projection not in PROJECTIONS:
+        raise ValueError(f"`projection` must be one of {PROJECTIONS}. Received {projection!r}.")
+    return projection
+
+
+def check_block(
+    embed_dim: Any,
+    num_heads: Any,
+    mlp_ratio: float,
+    projection: Any,
+    kernel_size: Any,
+    strides_q: Any,
+    padding_q: Any,
+    strides_kv: Any,
+    padding_kv: Any,
+    **others: Any,
+) -> None:
+    """Refuses arguments of which no `CvTBlock` can be made. (To make one for that draws seeds.)"""
+    check_projection(projection)
+    embed_dim, _ = check_heads(embed_dim, num_heads)
+    check_int("hidden_dim", int(embed_dim * mlp_ratio), 1)
+    if projection == "linear":
+        return
+    kernel_size, strides_q, padding_q = check_convolution(kernel_size, strides_q, padding_q)
+    check_convolution(kernel_size, strides_kv, padding_kv)
+    if strides_q != 1 or 2 * padding_q != kernel_size - 1:
+        raise ValueError(
+            "A block adds the attention's result to its input, so the queries' convolution must "
+            "keep the size of the map: strides_q=1 and padding_q=(kernel_size - 1) / 2. Received "
+            f"kernel_size={kernel_size}, strides_q={strides_q}, padding_q={padding_q}."
+        )
+
+
 def _pad(x: Any, padding: int) -> Any:
     """As many zeros on each side: torch's padding, which "same" is not for strides above 1."""
     if padding == 0:
@@ -352,9 +402,9 @@ class ConvEmbedding(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.embed_dim = check_int("embed_dim", embed_dim, 1)
-        self.kernel_size = check_int("kernel_size", kernel_size, 1)
-        self.strides = check_int("strides", strides, 1)
-        self.padding = check_int("padding", padding, 0)
+        self.kernel_size, self.strides, self.padding = check_convolution(
+            kernel_size, strides, padding
+        )
         self.proj = keras.layers.Conv2D(
             self.embed_dim,
             self.kernel_size,
@@ -429,9 +479,9 @@ class ConvProjection(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.deployed = deployed
-        self.kernel_size = check_int("kernel_size", kernel_size, 1)
-        self.strides = check_int("strides", strides, 1)
-        self.padding = check_int("padding", padding, 0)
+        self.kernel_size, self.strides, self.padding = check_convolution(
+            kernel_size, strides, padding
+        )
         # "same" saves an operation where it pads as torch does.
         self._same = self.strides == 1 and 2 * self.padding == self.kernel_size - 1
         self.conv = keras.layers.DepthwiseConv2D(
@@ -545,13 +595,8 @@ class ConvProjectionAttention(_ExplicitShapes):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if projection not in PROJECTIONS:
-            raise ValueError(f"`projection` must be one of {PROJECTIONS}. Received {projection!r}.")
-        self.embed_dim = check_int("embed_dim", embed_dim, 1)
-        self.num_heads = check_int("num_heads", num_heads, 1)
-        if embed_dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}.")
-        self.projection = projection
+        self.projection = check_projection(projection)
+        self.embed_dim, self.num_heads = check_heads(embed_dim, num_heads)
         self.kernel_size = kernel_size
         self.strides_q = strides_q
         self.padding_q = padding_q
@@ -829,12 +874,17 @@ class CvTBlock(_ExplicitShapes):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if projection == "dw_bn" and (strides_q != 1 or 2 * padding_q != kernel_size - 1):
-            raise ValueError(
-                "A block adds the attention's result to its input, so the queries' convolution must "
-                "keep the size of the map: strides_q=1 and padding_q=(kernel_size - 1) / 2. Received "
-                f"kernel_size={kernel_size}, strides_q={strides_q}, padding_q={padding_q}."
-            )
+        check_block(
+            embed_dim,
+            num_heads,
+            mlp_ratio,
+            projection,
+            kernel_size,
+            strides_q,
+            padding_q,
+            strides_kv,
+            padding_kv,
+        )
         self.mlp_ratio = mlp_ratio
         self.activation = get_activation(activation)
         self.deployed = deployed

@@ -19,7 +19,7 @@ import keras
 
 from keras_cvt import layers
 from keras_cvt import weights as weights_lib
-from keras_cvt.config import VARIANTS, StageConfig, as_stage, unknown_choice
+from keras_cvt.config import VARIANTS, StageConfig, as_stages, unknown_choice
 
 POOLINGS = (None, "avg", "max", "token")
 
@@ -74,11 +74,7 @@ def CvT(
     dtype: Any = None,
     name: str = "cvt",
 ) -> keras.Model:
-    if isinstance(stages, (StageConfig, Mapping, str)) or not isinstance(stages, Iterable):
-        raise ValueError(f"`stages` must be a list of stages. Received {stages!r}.")
-    stages = [as_stage(i, stage) for i, stage in enumerate(stages)]
-    if not stages:
-        raise ValueError("A CvT has at least one stage; `stages` is empty.")
+    stages = as_stages(stages)
     if pooling not in POOLINGS:
         raise ValueError(unknown_choice("pooling", pooling, POOLINGS))
     if include_top and pooling is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import keras
 
-from keras_cvt import checkpoints, names
+from keras_cvt import checkpoints, config, names
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.config import VARIANTS, StageConfig, unknown_choice
 
@@ -183,7 +183,7 @@ class Weights(names.NamedWeights):
         Raises:
             ValueError: saying what the weights are.
         """
-        asked = tuple((stage.embed_dim, stage.depth) for stage in stages)
+        asked = config.architecture(stages)
         if self.architecture() != asked:
             raise ValueError(
                 f"{self.path}: this is {describe(self.architecture())}. The model is "
@@ -258,7 +258,7 @@ class Weights(names.NamedWeights):
 def describe(architecture: tuple[tuple[int, int], ...]) -> str:
     """The variant's name with its article, or the widths and depths of what is no variant."""
     for variant, stages in VARIANTS.items():
-        if architecture == tuple((stage.embed_dim, stage.depth) for stage in stages):
+        if architecture == config.architecture(stages):
             return f"a {variant}"
     widths, depths = zip(*architecture, strict=True)
     return f"a CvT of widths {', '.join(map(str, widths))} and depths {', '.join(map(str, depths))}"
