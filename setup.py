@@ -67,7 +67,7 @@ setup(
     python_requires=">=3.11",  # as Keras 3.15
     packages=find_packages(include=["keras_cvt", "keras_cvt.*"]),
     package_data={
-        "keras_cvt": ["py.typed", "imagenet_labels.txt"],
+        "keras_cvt": ["py.typed", "images/imagenet_labels.txt"],
         "keras_cvt.export": ["astronaut.jpg"],
     },
     install_requires=[

@@ -29,7 +29,7 @@ def draw(count: int, held_out: bool, seed: int) -> tuple[np.ndarray, np.ndarray]
     """Random images: uint8 (count, SIZE, SIZE, 3), and the digit that is on each, int (count,)."""
     from PIL import Image
 
-    from training import sources
+    from training.data import sources
 
     bicubic = Image.Resampling.BICUBIC
     opened = [Image.open(path).convert("RGB") for path in photos()]

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def compare(arguments: argparse.Namespace) -> dict:
     """Measures and prints a table for each task and batch; returns all figures."""
     from keras_cvt import complexity
-    from keras_cvt.config import VARIANTS
+    from keras_cvt.architecture import VARIANTS
 
     cost = complexity(VARIANTS["CvT13"], (arguments.size, arguments.size, 3)).computed
     report: dict = {"tables": {}}

@@ -117,7 +117,8 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     import PIL
     import tensorflow as tf
 
-    from training import data, sources, train
+    from training import data, distribute
+    from training.data import sources
 
     images = sources.load(config.source, "train", config.train_split, config.data_dir)
     if images.channels != 3:
@@ -146,7 +147,7 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
 
     def whole() -> Any:
         damaged = data.Damaged(config.max_damaged)
-        return train.distributed(
+        return distribute.distributed(
             device, lambda **part: data.training_batches(config, both, damaged, **part)
         )
 
@@ -178,7 +179,8 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
     """By name a data set with all steps so far, and how many images an element of it has."""
     import tensorflow as tf
 
-    from training import augment, data
+    from training import augment
+    from training.data.reading import read_good
 
     if images.at is not None:
         rows = tf.data.Dataset.range(10**9).map(lambda n: (n, {"index": n * 7919 % images.count}))
@@ -191,7 +193,7 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
     def decoded(number, row):
         key = augment.key(config.seed, number)
         box = config.crop_scale and (lambda h, w: augment.crop_box(h, w, key, config.crop_scale))
-        return data.read_good(images, row, box)[0]
+        return read_good(images, row, box)[0]
 
     def transformed(augmenter: str, erase: float) -> Callable:
         transform = augment.train_transform(
@@ -297,7 +299,7 @@ def _work(
     seed: int,
 ) -> None:
     """A process with Pillow: for each number of seconds that it is sent, it sends its speed."""
-    from training import pillow_recipe
+    from benchmarks import pillow_recipe
 
     handed_over = np.frombuffer(shared, np.float32).reshape(PILLOW_BATCH, size, size, 3)
     random = np.random.default_rng(seed)

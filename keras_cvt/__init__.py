@@ -1,11 +1,11 @@
 """CvT, the Convolutional vision Transformer (Wu et al. 2021), for Keras 3."""
 
 from keras_cvt import checkpoints, export, imagenet, weights
-from keras_cvt.attention import AttentionMaps, attention_maps, plot_attention
-from keras_cvt.complexity import complexity
-from keras_cvt.config import StageConfig, stages_from_spec
-from keras_cvt.deploy import deploy
-from keras_cvt.drawing import draw
+from keras_cvt.analysis.attention import AttentionMaps, attention_maps, plot_attention
+from keras_cvt.analysis.complexity import complexity
+from keras_cvt.analysis.diagram import draw
+from keras_cvt.architecture import StageConfig, stages_from_spec
+from keras_cvt.deployment import deploy
 from keras_cvt.imagenet import decode_predictions, load_image, preprocess_input
 from keras_cvt.layers import (
     MLP,

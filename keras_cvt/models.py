@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +18,18 @@ import keras
 
 from keras_cvt import layers
 from keras_cvt import weights as weights_lib
-from keras_cvt.config import VARIANTS, StageConfig, as_stages, unknown_choice
+from keras_cvt._validation import check_int
+from keras_cvt.architecture import (
+    VARIANTS,
+    StageConfig,
+    as_stages,
+    check_input_size,
+    unknown_choice,
+)
+from keras_cvt.layers import common, initializers
+from keras_cvt.structure import stage_configs
 
 POOLINGS = (None, "avg", "max", "token")
-
 
 _ARGUMENTS = """
         input_tensor: a Keras tensor (batch, height, width, channels) to build the model on, or None.
@@ -83,7 +90,7 @@ def CvT(
         )
     if pooling == "token" and not stages[-1].class_token:
         raise ValueError('pooling="token" needs a class token in the last stage.')
-    classes = layers.check_int("classes", classes, 1)
+    classes = check_int("classes", classes, 1)
     if input_tensor is None:
         input_shape = _input_shape(input_shape, default_size=224 if include_top else None)
     else:
@@ -98,14 +105,14 @@ def CvT(
         for i, stage in enumerate(stages)
     ]
     norm = keras.layers.LayerNormalization(
-        epsilon=layers.LAYER_NORM_EPSILON, dtype=policy, name="norm"
+        epsilon=common.LAYER_NORM_EPSILON, dtype=policy, name="norm"
     )
     head = keras.layers.Dense(
         classes,
         activation=classifier_activation,
-        kernel_initializer=layers.linear_initializer(),
-        bias_initializer=layers.torch_uniform(stages[-1].embed_dim),
-        dtype=layers.at_least_float32(policy.compute_dtype),
+        kernel_initializer=initializers.linear_initializer(),
+        bias_initializer=initializers.torch_uniform(stages[-1].embed_dim),
+        dtype=common.at_least_float32(policy.compute_dtype),
         name="head",
     )
 
@@ -279,40 +286,10 @@ def _constructor(variant: str, summary: str):
 
 
 CvT13 = _constructor("CvT13", "CvT-13: 20 million parameters, 13 blocks.")
+
 CvT21 = _constructor("CvT21", "CvT-21: 32 million parameters, 21 blocks.")
+
 CvTW24 = _constructor("CvTW24", "CvT-W24: 277 million parameters, 24 wide blocks.")
-
-
-def stage_configs(model: keras.Model) -> list[StageConfig]:
-    """The configuration of a model that `CvT` built, read from its layers.
-
-    Raises:
-        ValueError: for another model.
-    """
-    found = {layer.name: layer for layer in model.layers}
-    stages = []
-    while (embedding := found.get(f"stage{len(stages)}_patch_embed")) is not None:
-        prefix = f"stage{len(stages)}_"
-        position = found.get(prefix + "pos_embed")
-        blocks = sorted(
-            (int(match[1]), layer)
-            for name, layer in found.items()
-            if (match := re.fullmatch(prefix + r"blocks_(\d+)", name))
-        )
-        stages.append(
-            StageConfig.from_layers(
-                embedding,
-                [block for _, block in blocks],
-                class_token=prefix + "cls_token" in found,
-                position_embedding=False if position is None else position.size,
-            )
-        )
-    if not stages:
-        raise ValueError(
-            f"Expected a model made by keras_cvt (CvT13, CvT21, CvTW24 or CvT). {model.name!r} has no "
-            "layer stage0_patch_embed; a CvT inside another model is got by `get_layer`."
-        )
-    return stages
 
 
 def feature_pyramid(model: keras.Model) -> keras.Model:
@@ -390,30 +367,3 @@ def _shape_of(tensor: Any, shape: Sequence[int | None] | None) -> tuple[int | No
             f"`input_shape` {tuple(shape)} is not the shape of `input_tensor`, {found}. Leave it out."
         )
     return _input_shape(found, None)
-
-
-def check_input_size(stages: Sequence[StageConfig], input_shape: tuple[int | None, ...]) -> None:
-    """Refuses images of which some convolution would leave nothing, and unknown sizes where a
-    position embedding takes its size from them."""
-    if None in input_shape and any(stage.position_embedding is True for stage in stages):
-        raise ValueError(
-            "position_embedding=True takes its size from `input_shape`, which must be known. Received "
-            f"{input_shape}. Or give position_embedding=(height, width) in tokens."
-        )
-
-    def fits(size):
-        for stage in stages:
-            size = layers.conv_output_size(
-                size, stage.patch_size, stage.patch_stride, stage.patch_padding
-            )
-            kernel = 1 if stage.projection == "linear" else stage.kernel_qkv
-            if size < 1 or size + 2 * stage.padding_kv < kernel:
-                return False
-        return True
-
-    if not all(size is None or fits(size) for size in input_shape[:2]):
-        minimum = next((size for size in range(1, 4096) if fits(size)), None)
-        raise ValueError(
-            f"Images of {input_shape[0]}x{input_shape[1]} are too small for this model: height and "
-            f"width must be at least {minimum} pixels."
-        )

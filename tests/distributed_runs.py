@@ -19,9 +19,11 @@ import tensorflow as tf
 
 import keras_cvt
 from training import config as configs
-from training import distribute, optim, record, startup, train
+from training import distribute, optim, startup
 from training.config import ConfigError
-from training.step import Trainer
+from training.engine.model import build_model
+from training.engine.state import Progress, State
+from training.engine.step import Trainer
 
 BATCH, STEPS, EPOCHS, CLASSES = 16, 3, 2, 6
 IMAGES = SimpleNamespace(channels=1, class_names=tuple("abcdef"))
@@ -66,7 +68,7 @@ def data(evaluation: bool, large: bool):
 
 
 def batches(*rows):
-    """What `train.distributed` takes: gives a worker its rows of each step, in a part per replica."""
+    """For `distribute.distributed`: gives a worker its rows of each step, in a part per replica."""
 
     def of_worker(worker, workers, replicas):
         own = [np.array_split(array, workers, axis=1)[worker] for array in rows]
@@ -84,14 +86,14 @@ def run(name: str, strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
     keras.utils.set_random_seed(config.seed)
     scaled = name == "all"
     with strategy.scope():
-        cvt = train.build_model(config, IMAGES)
+        cvt = build_model(config, IMAGES)
         distribute.prepare(cvt, strategy)
         optim.freeze_without_effect(cvt)
         trainer = Trainer(cvt, config.accumulation, config.clip_norm, config.ema)
         trainer.compile(optim.optimizer(config, cvt, STEPS, scaled=scaled), jit_compile=False)
     if scaled:
         trainer.optimizer.dynamic_scale.assign(2.0**30)
-    state = record.State(trainer, record.Progress())
+    state = State(trainer, Progress())
 
     class Notes(keras.callbacks.Callback):
         norms: list[float] = []  # noqa: RUF012  of each step
@@ -108,10 +110,12 @@ def run(name: str, strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
 
     notes = Notes()
     history = trainer.fit(
-        train.distributed(strategy, batches(*data(evaluation=False, large=scaled))),
+        distribute.distributed(strategy, batches(*data(evaluation=False, large=scaled))),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
-        validation_data=train.distributed(strategy, batches(*data(evaluation=True, large=False))),
+        validation_data=distribute.distributed(
+            strategy, batches(*data(evaluation=True, large=False))
+        ),
         validation_steps=STEPS,
         callbacks=[notes],
         shuffle=False,

@@ -212,7 +212,7 @@ def test_keys_lie_at_their_kernels_centres():
     block.attn.proj_q.bias.assign(np.zeros(8))
     found = attention_maps(model, images(32, 32))  # all weights are equal
     np.testing.assert_allclose(found.maps, found.maps[0, 0, 0, 0, 0], rtol=1e-5)
-    grid = keras_cvt.attention._Grid(block.attn, 8, 8)
+    grid = keras_cvt.analysis.attention._Grid(block.attn, 8, 8)
     one = np.zeros(grid.size, "float32")
     one[1, 2] = 1  # at stride 2 and padding 1 it stands at (2, 4)
     expected = np.zeros((8, 8))

@@ -1,4 +1,4 @@
-"""Tests of training/augment.py: operations against Pillow, draws against their distributions.
+"""Tests of training/augment/: operations against Pillow, draws against their distributions.
 
 All draws are keyed, so that a statistical test gives the same result each time; its bounds are what
 chance alone passes in 999 of 1,000 cases.
@@ -20,7 +20,10 @@ import tensorflow as tf
 from PIL import Image
 from scipy import stats
 
-from training import augment, operations, pillow_recipe, show_batch
+from benchmarks import pillow_recipe
+from keras_cvt.imagenet import MEAN, STD
+from training import augment, show_batch
+from training.augment import operations, policy, resizing
 
 FILL = (124, 116, 104)  # round(255 * mean)
 MAGNITUDES = (0.0, 2.0, 5.0, 8.3, 9.0, 9.6, 10.0)
@@ -91,9 +94,9 @@ def test_an_operation_is_pillows(name):
                     assert difference.max() == 0, (magnitude, sign)
 
 
-@pytest.mark.parametrize("name", augment._COMPILED)
+@pytest.mark.parametrize("name", policy._COMPILED)
 def test_so_it_is_compiled_by_xla(name):
-    operation, image = augment._operation(name, FILL, compiled=True), photos()[0]
+    operation, image = policy._operation(name, FILL, compiled=True), photos()[0]
     for magnitude, sign in ((0.0, 1.0), (3.0, -1.0), (9.7, 1.0)):
         mine = operation(image, tf.constant(magnitude), tf.constant(sign)).numpy().astype(int)
         difference = np.abs(mine - pillow(name, image, magnitude, sign))
@@ -132,7 +135,7 @@ def test_resizing_by_matrix_products_is_tensorflows(interpolation):
     sides = [(1, 1, 9, 7), (1, 300, 20, 64), (2, 3, 224, 224), (300, 211, 1, 17), (64, 64, 64, 64)]
     for largest in (20, 60, 300) * 4:
         sides.append((*random.integers(1, largest, 2), *random.integers(1, 250, 2)))
-    resize = tf.function(augment._resize, reduce_retracing=True)
+    resize = tf.function(resizing._resize, reduce_retracing=True)
     for height, width, *size in sides:
         image = random.integers(0, 256, (height, width, 3), np.uint8)
         mine = resize(image, *(tf.constant(side, tf.int32) for side in size), interpolation)
@@ -146,7 +149,7 @@ def test_resizing_by_matrix_products_is_tensorflows(interpolation):
 def test_rand_augment_draws():
     count = 20_000
     numbers, magnitudes, signs = over_numbers(
-        lambda i: augment._rand_augment_draws(augment.key(3, i), 2, 0.5, 9.0, 0.5), count
+        lambda i: policy._rand_augment_draws(augment.key(3, i), 2, 0.5, 9.0, 0.5), count
     )
     assert numbers.shape == magnitudes.shape == signs.shape == (count, 2)
     applied = numbers < 15
@@ -174,7 +177,7 @@ def test_rand_augment_applies_what_was_drawn():
     mine = over_numbers(lambda i: augment.rand_augment(image, augment.key(0, i)), 40)
     names = list(operations.OPERATIONS)
     for number, result in enumerate(mine):
-        draws = augment._rand_augment_draws(augment.key(0, number), 2, 0.5, 9.0, 0.5)
+        draws = policy._rand_augment_draws(augment.key(0, number), 2, 0.5, 9.0, 0.5)
         expected = image
         for name, magnitude, sign in zip(*(d.numpy() for d in draws), strict=True):
             if name < len(names):
@@ -413,7 +416,7 @@ def test_normalization():
         32, augmenter="none", flip_probability=0.0, erase_probability=0.0
     )
     image = np.full((50, 60, 3), (255, 0, 51), np.uint8)
-    expected = (np.array([1, 0, 0.2]) - augment.MEAN) / augment.STD
+    expected = (np.array([1, 0, 0.2]) - MEAN) / STD
     np.testing.assert_allclose(transform(0, image)[3, 4], expected, atol=1e-5)
 
 
@@ -510,6 +513,6 @@ def test_captions_name_the_classes_and_their_shares():
 
 def test_denormalized_pixels_are_those_before():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
-    normal = np.stack([augment.normalize(p, augment.MEAN, augment.STD) for p in pixels])
-    shown = show_batch.denormalized(normal, augment.MEAN, augment.STD)
+    normal = np.stack([augment.normalize(p, MEAN, STD) for p in pixels])
+    shown = show_batch.denormalized(normal, MEAN, STD)
     np.testing.assert_allclose(shown * 255, pixels, atol=0.01)

@@ -24,8 +24,10 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_cvt import checkpoints, torch_pickle
-from keras_cvt.checkpoints import CheckpointError, read, write_safetensors
+from keras_cvt import checkpoints
+from keras_cvt.checkpoints import CheckpointError, read, torch_pickle, write_safetensors
+from keras_cvt.checkpoints.archive import _MAX_ZIP_DIRECTORY
+from keras_cvt.checkpoints.source import SAFETENSORS_TAGS
 
 REFERENCE = Path(
     os.environ.get("KERAS_CVT_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")
@@ -789,7 +791,7 @@ def test_zip_bomb(path):
 
 
 def test_zip_with_a_huge_table_of_contents(path):
-    size = checkpoints._MAX_ZIP_DIRECTORY + 1
+    size = _MAX_ZIP_DIRECTORY + 1
     fields = (20, 3, 20, 0, *(0,) * 7, 1, *(0,) * 6)  # the 1 is the length of the name
     entry = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", *fields) + b"x"
     table = entry * (size // len(entry) + 1)
@@ -902,7 +904,7 @@ def test_membership_and_info_read_no_data(path, monkeypatch):
 
 ALL_DTYPES = {
     dtype: np.arange(6).astype(getattr(ml_dtypes, dtype, dtype)).reshape(2, 3)
-    for dtype in checkpoints._SAFETENSORS_TAGS
+    for dtype in SAFETENSORS_TAGS
 }
 
 

@@ -1,4 +1,4 @@
-"""The `keras-cvt` command and what stands behind `predict` (keras_cvt/cli.py, predict.py)."""
+"""The `keras-cvt` command and what stands behind `predict` (keras_cvt/cli, inference)."""
 
 import csv
 import importlib.util
@@ -16,10 +16,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import keras_cvt
-from keras_cvt import config, models
+from keras_cvt import architecture
 from keras_cvt.cli import main
 from keras_cvt.imagenet import load_image, preprocess_input
-from keras_cvt.predict import predict_files
+from keras_cvt.inference.predict import predict_files
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def photos(tmp_path):
 def tiny_as_cvt13(monkeypatch, tmp_path):
     """A small model of 1000 classes in the place of CvT13, and a file of its weights."""
     stages = tuple(reference_models.stages("tiny"))
-    monkeypatch.setitem(config.VARIANTS, "CvT13", stages)
+    monkeypatch.setitem(architecture.VARIANTS, "CvT13", stages)
     model = keras_cvt.CvT(stages)
     model.get_layer("head").kernel.assign(keras.random.normal((64, 1000), stddev=1.0, seed=0))
     model.save_weights(tmp_path / "tiny.weights.h5")
@@ -168,7 +168,7 @@ def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
     """A `.keras` file, such as fine-tuning leaves: any stages, here for a rectangle and with logits."""
     stages = reference_models.stages("tiny")
     size = {"input_shape": (64, 96, 3)}
-    model = models.CvT(stages, classes=3, classifier_activation=None, **size)
+    model = keras_cvt.CvT(stages, classes=3, classifier_activation=None, **size)
     model.get_layer("head").kernel.assign(keras.random.normal((64, 3), seed=0))
     model.save(tmp_path / "mine.keras")
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
@@ -184,7 +184,7 @@ def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
     capsys.readouterr()
 
     keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]).save(tmp_path / "no.keras")
-    models.CvT(stages, classes=3, input_shape=(64, 64, 1)).save(tmp_path / "grey.keras")
+    keras_cvt.CvT(stages, classes=3, input_shape=(64, 64, 1)).save(tmp_path / "grey.keras")
     for more, message in (
         (["--weights", "imagenet"], "has its own weights: leave out --weights"),
         (["--image-size", "64"], "takes images of 64x96 pixels, not 64x64"),
@@ -249,8 +249,8 @@ def test_what_is_not_there_does_not_stop_the_others(photos, tiny_as_cvt13, tmp_p
 
 def test_a_new_classifier_predicts_nothing(photos, tmp_path, capsys, monkeypatch):
     stages = tuple(reference_models.stages("tiny"))
-    monkeypatch.setitem(config.VARIANTS, "CvT13", stages)
-    models.CvT(stages, classes=3).save(tmp_path / "mine.keras")
+    monkeypatch.setitem(architecture.VARIANTS, "CvT13", stages)
+    keras_cvt.CvT(stages, classes=3).save(tmp_path / "mine.keras")
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     arguments = ["predict", str(photos / "china.png"), "--model", "cvt13"]
     arguments += ["--weights", str(tmp_path / "mine.keras")]
@@ -264,8 +264,8 @@ def test_a_new_classifier_predicts_nothing(photos, tmp_path, capsys, monkeypatch
 
 def test_own_labels(photos, tmp_path, capsys, monkeypatch):
     stages = tuple(reference_models.stages("tiny"))
-    monkeypatch.setitem(config.VARIANTS, "CvT13", stages)
-    models.CvT(stages, classes=3).save_weights(tmp_path / "mine.weights.h5")
+    monkeypatch.setitem(architecture.VARIANTS, "CvT13", stages)
+    keras_cvt.CvT(stages, classes=3).save_weights(tmp_path / "mine.weights.h5")
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
     arguments = ["predict", str(photos / "china.png"), "--model", "cvt13", "--json"]
     arguments += ["--weights", str(tmp_path / "mine.weights.h5")]

@@ -6,8 +6,9 @@ import re
 
 from PIL import Image
 
-from training import compare, curves
+from training import compare
 from training import config as configs
+from training.runs import curves
 
 
 def run(folder, epochs=3, finished=True, **settings):

@@ -1,4 +1,4 @@
-"""Tests of training/data.py: what is fed, to whom, in which order, and what of damaged images."""
+"""Tests of training/data: what is fed, to whom, in which order, and what of damaged images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from keras_cvt.imagenet import MEAN, STD, load_image
-from training import augment, data, show_batch, sources
+from training import augment, data, show_batch
 from training import config as configs
 from training.config import Config, ConfigError
+from training.data import reading, sources
+from training.data.sources import Example
 
 CLASSES = ("bird", "cat", "dog")
 TRAIN, HELD_OUT = 42, 11  # images
@@ -459,7 +461,7 @@ def test_unusual_images_look_as_in_pillow(damaged_folder):
     for number in range(images.count):
         name = images.at(tf.constant(number, tf.int64))["name"].numpy().decode()
         if Path(name).name in ("00.jpg", "02.jpg", "03.jpg"):
-            pixels, _, bad = data.read(images, {"index": tf.constant(number, tf.int64)})
+            pixels, _, bad = reading.read(images, {"index": tf.constant(number, tf.int64)})
             expected = np.asarray(Image.open(name).convert("RGB"), int)
             assert bad == b"" and np.abs(pixels.numpy() - expected).max() <= 1
             seen += 1
@@ -530,7 +532,7 @@ def test_evaluation_leaves_damaged_images_out(damaged_folder, access):
 def numbered(count: int) -> sources.Images:
     """Decoded images that show their numbers."""
 
-    def at(index: tf.Tensor) -> sources.Example:
+    def at(index: tf.Tensor) -> Example:
         image = tf.fill((2, 2, 1), tf.cast(index, tf.uint8))
         return {
             "image": image,
@@ -574,7 +576,7 @@ def test_evaluation_counts_each_image_once(count, batch_size, workers, replicas,
 def test_evaluation_with_many_right_classes_or_none(digits):
     labels = tf.ragged.constant([[0], [0, 2], [], [1, 0, 2]], dtype=tf.int64)
 
-    def at(index: tf.Tensor) -> sources.Example:
+    def at(index: tf.Tensor) -> Example:
         image = tf.zeros((2, 2, 1), tf.uint8)
         return {"image": image, "labels": labels[index], "name": tf.constant("name")}
 
@@ -668,7 +670,7 @@ def test_a_source_that_needs_python_is_not_served(folder):
     config = config_for(folder, data_service="grpc://localhost:1")
     images = data.load(config)
 
-    def at(index: tf.Tensor) -> sources.Example:
+    def at(index: tf.Tensor) -> Example:
         example = images.train.at(index)
         image = tf.numpy_function(lambda x: x, [example["image"]], tf.string)
         return {**example, "image": tf.ensure_shape(image, ())}

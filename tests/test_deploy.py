@@ -1,4 +1,4 @@
-"""Deployed models compute what the trained ones compute (keras_cvt/deploy.py)."""
+"""Deployed models compute what the trained ones compute (keras_cvt/deployment.py)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Tests of training/distribute.py, and that several devices and machines train as one device does.
+"""Tests of training/distribute, and that several devices and machines train as one device does.
 
 The trainings are in tests/distributed_runs.py: a process can arrange its devices only once.
 """
@@ -24,8 +24,9 @@ import tensorflow as tf
 import keras_cvt
 from training import config as configs
 from training import distribute
-from training.checkpoints import Checkpoints
 from training.config import ConfigError
+from training.distribute.replicas import GlobalDropPath
+from training.engine.run_checkpoints import RunCheckpoints
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = ("TF_CONFIG", "TPU_NAME", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -157,7 +158,7 @@ def test_drop_path_drops_what_one_device_drops(devices):
 def test_drop_path_compiles_for_replicas_that_know_their_number_only_at_run_time(monkeypatch):
     """As on TPUs: XLA must know the length of a replica's part of the mask."""
     layer = keras_cvt.DropPath(0.5, seed=1)
-    layer.__class__ = distribute.GlobalDropPath
+    layer.__class__ = GlobalDropPath
 
     def mask(replica, replicas):
         layer.seed_generator.state.assign([1, 0])
@@ -208,7 +209,7 @@ def test_the_digits_are_learned_alike_on_any_devices(tmp_path):
     arrays = {}
     for devices, program in programs.TRAIN_ON.items():
         programs.run(*program, *asked, "--run-dir", str(tmp_path / devices))
-        checkpoint = Checkpoints(tmp_path / devices / "checkpoints", keep=1).latest()
+        checkpoint = RunCheckpoints(tmp_path / devices / "checkpoints", keep=1).latest()
         assert checkpoint.step == 20
         arrays[devices] = checkpoint.arrays
     one = arrays.pop("one_device")

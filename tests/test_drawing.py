@@ -1,4 +1,4 @@
-"""The picture of an architecture says what the configuration is (keras_cvt/drawing.py)."""
+"""The picture of an architecture says what the configuration is (keras_cvt/analysis/diagram.py)."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 import reference_models
 
 import keras_cvt
-from keras_cvt import drawing
+from keras_cvt.analysis import diagram as drawing
+from keras_cvt.architecture import VARIANTS
 from keras_cvt.cli import main
-from keras_cvt.config import VARIANTS
 
 CHECKOUT = Path(__file__).parent.parent
 

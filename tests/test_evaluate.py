@@ -15,8 +15,9 @@ from PIL import Image
 
 import keras_cvt
 from keras_cvt import imagenet, weights
-from training import evaluate, sources
+from training import evaluate
 from training.configs.digits import CONFIG
+from training.data import sources
 
 SIZE = 32
 STAGES = [
@@ -262,7 +263,7 @@ def test_published_weights_stand_beside_the_paper(models, tmp_path, monkeypatch,
     """The published CvT-13 is 1,000 times as large as this one in its place."""
     import huggingface_hub
 
-    from keras_cvt.config import VARIANTS
+    from keras_cvt.architecture import VARIANTS
 
     asked = []
 
@@ -381,7 +382,7 @@ def test_wrong_use(change, message, models, numbered, tmp_path, capsys, monkeypa
 
 
 def test_too_little_memory_is_told(models, numbered, monkeypatch, capsys):
-    from training.step import Trainer
+    from training.engine.step import Trainer
 
     def out_of_memory(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")

@@ -13,7 +13,7 @@ import numpy as np
 import programs
 import pytest
 
-from training.checkpoints import Checkpoints
+from training.engine.run_checkpoints import RunCheckpoints
 
 EPOCHS = 8
 STEPS = EPOCHS * 5
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_pat
     assert process.returncode == 0, said
     assert "Going on after step" in said
 
-    one, two = (Checkpoints(d / "checkpoints", keep=2).latest() for d in (undisturbed, killed))
+    one, two = (RunCheckpoints(d / "checkpoints", keep=2).latest() for d in (undisturbed, killed))
     assert one.step == two.step == STEPS and one.arrays.keys() == two.arrays.keys()
     for name, values in one.arrays.items():
         np.testing.assert_array_equal(two.arrays[name], values, err_msg=name)

@@ -860,7 +860,9 @@ def test_labels_form():
 
 
 def test_label_file_names_its_source_and_license():
-    text = (pathlib.Path(imagenet.__file__).parent / "imagenet_labels.txt").read_text("utf-8")
+    text = (pathlib.Path(imagenet.__file__).parent / "images" / "imagenet_labels.txt").read_text(
+        "utf-8"
+    )
     head = "".join(line for line in text.splitlines() if line.startswith("#"))
     for word in ("timm", "Ross Wightman", "Apache License 2.0", "WordNet", "Princeton University"):
         assert word in head

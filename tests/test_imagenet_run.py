@@ -12,7 +12,7 @@ from imagenet_tars import photo, validation_images, write
 
 from keras_cvt.imagenet import synsets
 from training import evaluate
-from training.checkpoints import Checkpoints
+from training.engine.run_checkpoints import RunCheckpoints
 
 # The tars have 25 training images: 3 steps an epoch. 48 pixels are the least that stage 3 needs.
 SET = ["image_size=48", "batch_size=8", "mix_images=4", "epochs=1", "warmup_epochs=0.5"]
@@ -55,7 +55,7 @@ def test_the_recipe_trains_resumes_and_evaluates(devices, data_dir, tmp_path, mo
 
 
 def last(run_dir: Path):
-    return Checkpoints(run_dir / "checkpoints", keep=1).latest()
+    return RunCheckpoints(run_dir / "checkpoints", keep=1).latest()
 
 
 def evaluate_everywhere(run_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch) -> None:

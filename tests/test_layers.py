@@ -1,4 +1,4 @@
-"""Each layer by itself (keras_cvt/layers.py). Runs on all backends of Keras."""
+"""Each layer by itself (keras_cvt/layers). Runs on all backends of Keras."""
 
 import json
 

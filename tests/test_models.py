@@ -1,4 +1,4 @@
-"""Building, saving and inspecting models (keras_cvt/models.py, config.py, complexity.py)."""
+"""Building, saving and inspecting models (keras_cvt.models, architecture, analysis.complexity)."""
 
 import dataclasses
 import inspect
@@ -15,8 +15,8 @@ from backend import BACKEND, gradients
 
 import keras_cvt
 from keras_cvt import StageConfig, complexity
-from keras_cvt.config import VARIANTS
-from keras_cvt.models import stage_configs
+from keras_cvt.architecture import VARIANTS
+from keras_cvt.structure import stage_configs
 
 TINY = (
     StageConfig(8, 1, 1, patch_size=7, patch_stride=4, patch_padding=2),

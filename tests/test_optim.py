@@ -1,4 +1,4 @@
-"""Tests of training/optim.py: the learning rate of every step, the optimizers, special weights."""
+"""Tests of training/optim: the learning rate of every step, the optimizers, special weights."""
 
 from __future__ import annotations
 

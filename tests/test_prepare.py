@@ -16,7 +16,11 @@ import tensorflow as tf
 
 from keras_cvt.imagenet import labels as english
 from keras_cvt.imagenet import synsets
-from training import prepare, sources
+from training import prepare
+from training.data import sources
+from training.data.records import writer
+from training.data.records.folder import read_folder
+from training.data.records.tars import TRAIN_TAR, VALIDATION_TAR
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -86,18 +90,19 @@ def test_a_folder_becomes_record_files(tmp_path, capfd, file_format):
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
-from training import prepare
+from training.data.records import writer
+from training.data.records.folder import read_folder
 
-record, calls = prepare._record, itertools.count()
+record, calls = writer._record, itertools.count()
 
 def record_or_die(*arguments):
     if next(calls) == 20:  # two files and a half
         os.kill(os.getpid(), signal.SIGKILL)
     return record(*arguments)
 
-prepare._record = record_or_die
+writer._record = record_or_die
 folder, output, file_format, shard_size = sys.argv[1:]
-prepare.write_records(*prepare.read_folder(folder), Path(output), file_format, int(shard_size))
+writer.write_records(*read_folder(folder), Path(output), file_format, int(shard_size))
 """
 
 
@@ -121,7 +126,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, file_format):
 
     whole = tmp_path / "whole"
     for output in (killed, whole):
-        prepare.write_records(*prepare.read_folder(str(folder)), output, file_format, shard_size)
+        writer.write_records(*read_folder(str(folder)), output, file_format, shard_size)
     assert contents(killed) == contents(whole)
     assert sum(f".{file_format}-" in name for name in contents(whole)) == 5
     assert sources.load(f"tfds:{killed}", "train").count == 30
@@ -129,7 +134,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, file_format):
 
 def test_more_record_files_than_may_be_open(tmp_path):
     folder = write_files(tmp_path / "images", FILES)
-    prepare.write_records(*prepare.read_folder(str(folder)), tmp_path / "out", "array_record", 1)
+    writer.write_records(*read_folder(str(folder)), tmp_path / "out", "array_record", 1)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     now_open = len(os.listdir("/dev/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (now_open + 10, limits[1]))
@@ -178,7 +183,7 @@ def test_damaged_images_are_left_out_and_listed(tmp_path, capsys):
     assert {*examples(sources.load(f"tfds:{output}", "train"))} == {*files} - {*damaged}
     for file_format in prepare.FORMATS:  # also where a file has damaged images only
         output = tmp_path / file_format
-        prepare.write_records(*prepare.read_folder(str(folder)), output, file_format, 1)
+        writer.write_records(*read_folder(str(folder)), output, file_format, 1)
         assert {*examples(sources.load(f"tfds:{output}", "train"))} == {*files} - {*damaged}
 
     nothing = write_files(tmp_path / "nothing", {"a/1.jpg": b"no image"})
@@ -229,7 +234,7 @@ def test_imagenet_by_the_builder_of_tfds(tmp_path, tars, capsys):
     assert run(*command) == 2
     assert "needs --tars DIR" in capsys.readouterr().err
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / prepare.TRAIN_TAR).symlink_to(tars / prepare.TRAIN_TAR)
+    (tmp_path / "one" / TRAIN_TAR).symlink_to(tars / TRAIN_TAR)
     assert run(*command, "--tars", tmp_path / "one") == 2
     assert "one must have ILSVRC2012_img_val.tar." in capsys.readouterr().err
     assert run(*command, "--tars", tars) == 0
@@ -278,11 +283,11 @@ def tar_of(name: str = "n01440764_1.JPEG", content: bytes = b"x" * 2000) -> byte
         ({"a.tar": tar_of("cat.JPEG")}, "only tars of classes .* It has cat.JPEG"),
         ({"n01440764.tar": tar_of(), "n01440765.tar": tar_of()}, "n01440764_1.JPEG more than once"),
         (
-            {prepare.TRAIN_TAR: imagenet_tars.tar({"n00004475.tar": tar_of()})},
+            {TRAIN_TAR: imagenet_tars.tar({"n00004475.tar": tar_of()})},
             "class that ImageNet-1k has not: n00004475",
         ),
-        ({prepare.TRAIN_TAR: imagenet_tars.tar({})}, "has no images"),
-        ({prepare.VALIDATION_TAR: tar_of("cat.JPEG")}, "must have ILSVRC2012_val_00000001.JPEG"),
+        ({TRAIN_TAR: imagenet_tars.tar({})}, "has no images"),
+        ({VALIDATION_TAR: tar_of("cat.JPEG")}, "must have ILSVRC2012_val_00000001.JPEG"),
     ],
 )
 def test_tars_that_will_not_do(tmp_path, capsys, files, message):

@@ -1,4 +1,4 @@
-"""Tests of training/checkpoints.py: whatever happens while it is written, a run keeps its state."""
+"""Tests of training.engine.run_checkpoints: whatever happens in between, a run keeps its state."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from training import checkpoints
-from training.checkpoints import Checkpoint, CheckpointError, Checkpoints, DiskError, RunLock
 from training.config import ConfigError
+from training.engine import run_checkpoints
+from training.engine.run_checkpoints import (
+    DiskError,
+    RunCheckpoint,
+    RunCheckpointError,
+    RunCheckpoints,
+)
+from training.runs import lock
+from training.runs.lock import RunLock
 
 CHECKOUT = Path(__file__).parent.parent
 DTYPES = [
@@ -30,7 +37,7 @@ DTYPES = [
 ]
 
 
-def checkpoint(step: int, numbers: int = 1000) -> Checkpoint:
+def checkpoint(step: int, numbers: int = 1000) -> RunCheckpoint:
     """Every part of it tells the step."""
     arrays = {
         "weights/kernel": np.full((numbers // 10, 10), step, "float32"),
@@ -38,10 +45,10 @@ def checkpoint(step: int, numbers: int = 1000) -> Checkpoint:
         "optimizer/iteration": np.array(step, "int64"),
         "seeds/0": np.array([step, 7], "uint32"),
     }
-    return Checkpoint(step, arrays, {"epochs": [{"loss": step / 3}], "step": step})
+    return RunCheckpoint(step, arrays, {"epochs": [{"loss": step / 3}], "step": step})
 
 
-def assert_same(found: Checkpoint | None, expected: Checkpoint) -> None:
+def assert_same(found: RunCheckpoint | None, expected: RunCheckpoint) -> None:
     assert found is not None
     assert (found.step, found.state) == (expected.step, expected.state)
     assert found.arrays.keys() == expected.arrays.keys()
@@ -57,9 +64,9 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def run(tmp_path, warnings) -> Checkpoints:
+def run(tmp_path, warnings) -> RunCheckpoints:
     """With the checkpoints of steps 10 and 20."""
-    run = Checkpoints(tmp_path, keep=2, warn=warnings.append)
+    run = RunCheckpoints(tmp_path, keep=2, warn=warnings.append)
     run.save(checkpoint(10))
     run.save(checkpoint(20))
     return run
@@ -100,11 +107,11 @@ def test_every_dtype_and_shape_comes_back(tmp_path, dtype):
         "big-endian": values.astype(values.dtype.newbyteorder(">")),
         "na/me ü": values.reshape(1, 24),
     }
-    run = Checkpoints(tmp_path / "new" / "folder", keep=1)
-    run.save(Checkpoint(0, arrays, {}))
+    run = RunCheckpoints(tmp_path / "new" / "folder", keep=1)
+    run.save(RunCheckpoint(0, arrays, {}))
     assert_same(
         run.read(0),
-        Checkpoint(0, {k: a.astype(dtype, order="C") for k, a in arrays.items()}, {}),
+        RunCheckpoint(0, {k: a.astype(dtype, order="C") for k, a in arrays.items()}, {}),
     )
     for array in run.read(0).arrays.values():
         array[...] = 1  # one's own, to write to
@@ -112,9 +119,9 @@ def test_every_dtype_and_shape_comes_back(tmp_path, dtype):
 
 def test_special_floats_keep_their_bits(tmp_path):
     bits = np.array([0x7FC00001, 0xFF800000, 0x80000000, 0x00000001], "uint32")
-    run = Checkpoints(tmp_path, keep=1)
+    run = RunCheckpoints(tmp_path, keep=1)
     state = {"loss": float("inf"), "long": 2**70, "text": "ü", "third": 1 / 3, "none": None}
-    run.save(Checkpoint(123456789, {"x": bits.view("float32")}, state))
+    run.save(RunCheckpoint(123456789, {"x": bits.view("float32")}, state))
     found = run.latest()
     assert found.step == 123456789 and found.state == state
     np.testing.assert_array_equal(found.arrays["x"].view("uint32"), bits)
@@ -122,23 +129,23 @@ def test_special_floats_keep_their_bits(tmp_path):
 
 def test_files_are_safetensors(run, tmp_path):
     found = safetensors.numpy.load_file(tmp_path / "step-00000020.safetensors")
-    assert_same(Checkpoint(20, found, checkpoint(20).state), checkpoint(20))
+    assert_same(RunCheckpoint(20, found, checkpoint(20).state), checkpoint(20))
 
 
 def test_files_of_the_safetensors_package_are_read(tmp_path):
     arrays = checkpoint(5).arrays
     safetensors.numpy.save_file(arrays, tmp_path / "theirs", metadata={"by": "the package"})
     with open(tmp_path / "theirs", "rb") as file:
-        found = checkpoints.read_arrays(file)
-    assert_same(Checkpoint(5, found, checkpoint(5).state), checkpoint(5))
+        found = run_checkpoints.read_arrays(file)
+    assert_same(RunCheckpoint(5, found, checkpoint(5).state), checkpoint(5))
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        ({"x": np.array(["text"])}, {}, CheckpointError, "'x'.*<U4"),
-        ({"x": np.array([1j])}, {}, CheckpointError, "'x'.*complex128"),
-        ({"__metadata__": np.zeros(2)}, {}, CheckpointError, "__metadata__"),
+        ({"x": np.array(["text"])}, {}, RunCheckpointError, "'x'.*<U4"),
+        ({"x": np.array([1j])}, {}, RunCheckpointError, "'x'.*complex128"),
+        ({"__metadata__": np.zeros(2)}, {}, RunCheckpointError, "__metadata__"),
         ({}, {"array": np.zeros(2)}, TypeError, "ndarray is not JSON serializable"),
     ],
     ids=["text", "complex", "name", "state"],
@@ -146,14 +153,16 @@ def test_files_of_the_safetensors_package_are_read(tmp_path):
 def test_what_cannot_be_stored_is_refused_first(run, tmp_path, content):
     arrays, state, error, message = content
     with pytest.raises(error, match=message):
-        run.save(Checkpoint(30, arrays, state))
+        run.save(RunCheckpoint(30, arrays, state))
     assert files(tmp_path) == names(10, 20)
 
 
 def test_no_second_copy_in_memory(tmp_path):
     size = 32 << 20
-    big = Checkpoint(1, {"a": np.ones(size // 8, "float32"), "b": np.ones(size // 8, "int32")}, {})
-    run = Checkpoints(tmp_path, keep=1)
+    big = RunCheckpoint(
+        1, {"a": np.ones(size // 8, "float32"), "b": np.ones(size // 8, "int32")}, {}
+    )
+    run = RunCheckpoints(tmp_path, keep=1)
     tracemalloc.start()
     try:
         run.save(big)
@@ -175,17 +184,17 @@ def test_the_latest_are_kept(run, tmp_path):
     run.save(checkpoint(30))
     assert run.steps() == [20, 30]
     assert files(tmp_path) == names(20, 30)
-    Checkpoints(tmp_path, keep=1).save(checkpoint(100_000_000))
+    RunCheckpoints(tmp_path, keep=1).save(checkpoint(100_000_000))
     assert files(tmp_path) == names(100_000_000)
     assert_same(run.latest(), checkpoint(100_000_000))
 
 
 def test_no_checkpoint(tmp_path, warnings):
-    run = Checkpoints(tmp_path / "none", keep=2, warn=warnings.append)
+    run = RunCheckpoints(tmp_path / "none", keep=2, warn=warnings.append)
     assert run.latest() is None
     assert run.steps() == warnings == []
     assert not (tmp_path / "none").exists()
-    with pytest.raises(CheckpointError, match=r"step-00000007.json is missing: step 7 has no"):
+    with pytest.raises(RunCheckpointError, match=r"step-00000007.json is missing: step 7 has no"):
         run.read(7)
 
 
@@ -194,9 +203,9 @@ def test_the_step_that_is_asked_for(run):
 
 
 def test_a_step_saved_again_is_replaced(tmp_path):
-    run = Checkpoints(tmp_path, keep=1)
+    run = RunCheckpoints(tmp_path, keep=1)
     for value in (1, 2, 3):
-        again = Checkpoint(10, checkpoint(value).arrays, {"value": value})
+        again = RunCheckpoint(10, checkpoint(value).arrays, {"value": value})
         run.save(again)
         assert_same(run.latest(), again)
         assert len(files(tmp_path)) == 2
@@ -262,7 +271,7 @@ def test_damage_is_passed_over(run, tmp_path, warnings, kind):
     assert_same(run.latest(), checkpoint(10))
     assert len(warnings) == 1 and re.search(f"step-00000020.{message}", warnings[0])
     assert "\n" not in warnings[0] and len(warnings[0]) < 300
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(RunCheckpointError, match=message):
         run.read(20)
 
 
@@ -288,7 +297,7 @@ def test_nothing_but_damage(run, tmp_path, warnings):
 
 def test_warnings_go_to_standard_error_by_default(run, tmp_path, capsys):
     (tmp_path / "step-00000020.json").unlink()
-    assert_same(Checkpoints(tmp_path, keep=2).latest(), checkpoint(10))
+    assert_same(RunCheckpoints(tmp_path, keep=2).latest(), checkpoint(10))
     assert re.match(r"Warning: \S*step-00000020.json is missing.*\n$", capsys.readouterr().err)
 
 
@@ -304,7 +313,7 @@ folder = Path(sys.argv[1])
 random.seed(0)
 cut_off = 0
 for attempt in range(40):
-    run = t.Checkpoints(folder, keep=1, warn=lambda message: None)
+    run = t.RunCheckpoints(folder, keep=1, warn=lambda message: None)
     before = run.latest()
     child = os.fork()
     if not child:
@@ -331,7 +340,7 @@ def test_killed_at_random_moments(tmp_path):
     assert err == ""
     cut_off, steps = map(int, out.split())
     assert cut_off >= 10 and steps >= 10
-    run = Checkpoints(tmp_path / "checkpoints", keep=1)
+    run = RunCheckpoints(tmp_path / "checkpoints", keep=1)
     run.save(checkpoint(steps + 1))
     assert files(tmp_path / "checkpoints") == names(steps + 1)  # no leftovers
 
@@ -349,11 +358,11 @@ def ending(function, countdown):
             os._exit(9)
         return function(*args, **kwargs)
     return call
-old, new = t.checkpoint(10), t.Checkpoint(step, t.checkpoint(20).arrays, {"new": True})
+old, new = t.checkpoint(10), t.RunCheckpoint(step, t.checkpoint(20).arrays, {"new": True})
 outcomes = []
 for moment in range(1, 100):
     shutil.rmtree(folder, ignore_errors=True)
-    run = t.Checkpoints(folder, keep=1, warn=lambda message: None)
+    run = t.RunCheckpoints(folder, keep=1, warn=lambda message: None)
     run.save(old)
     child = os.fork()
     if not child:
@@ -370,7 +379,7 @@ for moment in range(1, 100):
     outcomes.append(is_new)
     if status == 0:
         break
-    t.Checkpoints(folder, keep=1).save(t.checkpoint(30))
+    t.RunCheckpoints(folder, keep=1).save(t.checkpoint(30))
     assert t.files(folder) == t.names(30), t.files(folder)
 assert status == 0
 print(*(int(o) for o in outcomes))
@@ -390,9 +399,9 @@ def test_killed_at_each_moment(tmp_path, step):
 
 
 def test_too_little_space_is_said_before_writing(run, tmp_path, monkeypatch):
-    full = checkpoints.shutil.disk_usage(tmp_path)._replace(free=1_000_000)
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: full)
-    monkeypatch.setattr(checkpoints, "write_arrays", lambda *_: pytest.fail("wrote"))
+    full = run_checkpoints.shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(run_checkpoints.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(run_checkpoints, "write_arrays", lambda *_: pytest.fail("wrote"))
     with pytest.raises(
         DiskError,
         match=r"^The checkpoint of step 30 can't be written to \S+: no space \(.*\): 1.1 MB are "
@@ -435,7 +444,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    t.Checkpoints(Path(sys.argv[1]), keep=2).save(t.checkpoint(30, numbers=100_000))
+    t.RunCheckpoints(Path(sys.argv[1]), keep=2).save(t.checkpoint(30, numbers=100_000))
 except t.DiskError as error:
     print(error)
 """
@@ -452,7 +461,7 @@ def test_a_file_that_may_not_get_so_large(run, tmp_path):
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DiskError, match=r"Not a directory. There is no earlier one.$"):
-        Checkpoints(tmp_path / "file" / "checkpoints", keep=1).save(checkpoint(1))
+        RunCheckpoints(tmp_path / "file" / "checkpoints", keep=1).save(checkpoint(1))
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -497,7 +506,7 @@ def test_the_lock_is_free_after_an_error(tmp_path):
 
 
 def test_the_lock_is_on_the_file_that_is_there(tmp_path, monkeypatch):
-    flock, owner = checkpoints.fcntl.flock, RunLock(tmp_path)
+    flock, owner = lock.fcntl.flock, RunLock(tmp_path)
     owner.__enter__()
 
     def late(*args):  # the owner ends between our opening and our locking
@@ -505,7 +514,7 @@ def test_the_lock_is_on_the_file_that_is_there(tmp_path, monkeypatch):
         owner.__exit__()
         flock(*args)
 
-    monkeypatch.setattr(checkpoints.fcntl, "flock", late)
+    monkeypatch.setattr(lock.fcntl, "flock", late)
     with RunLock(tmp_path), pytest.raises(ConfigError, match="is being written"):
         RunLock(tmp_path).__enter__()
 
@@ -518,13 +527,14 @@ def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, warnings):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(checkpoints.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     with RunLock(tmp_path, warnings.append):
         assert len(warnings) == 1 and "can't be locked" in warnings[0]
 
 
 def test_tensorflow_is_not_needed():
-    code = "import sys, training.checkpoints\nprint({'keras', 'tensorflow'} & {*sys.modules})"
+    code = "import sys, training.engine.run_checkpoints\n"
+    code += "print({'keras', 'tensorflow'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True
     )

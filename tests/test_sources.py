@@ -1,4 +1,4 @@
-"""Tests of training/sources.py: every source gives its images once, with the right labels."""
+"""Tests of training/data/sources: every source gives its images once, with the right labels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from keras_cvt.imagenet import labels as english
 from keras_cvt.imagenet import synsets
-from training import sources
 from training.config import ConfigError
+from training.data import sources
 
 
 def examples(images: sources.Images, key=None, worker=0, workers=1) -> list[tuple]:
@@ -270,14 +270,14 @@ def test_the_key_decides_the_order_of_a_stream(imagenet):
 
 
 def test_a_stream_mixes_blocks_of_all_files(imagenet, monkeypatch):
-    monkeypatch.setattr(sources, "MIXED", 8)
+    monkeypatch.setattr(sources.tfds, "MIXED", 8)
     images = sources.load("tfds:imagenet2012", "train", data_dir=str(imagenet["tfrecord"]))
     in_order, mixed = names(images), names(images, (0, 0))
     assert sorted(mixed) == sorted(in_order)
     files = [in_order.index(name) * 4 // 25 for name in mixed]
     assert {*files[:8]} == {*files[8:16]} == {0, 1, 2, 3}
     unmixed = sources.load("tfds:imagenet2012", "train", data_dir=str(imagenet["tfrecord"]))
-    monkeypatch.setattr(sources, "MIXED", 1)
+    monkeypatch.setattr(sources.tfds, "MIXED", 1)
     assert names(unmixed, (0, 0)) != mixed
 
 

@@ -1,4 +1,4 @@
-"""Tests of training/step.py: one step, on one device. tests/test_distribute.py has several devices."""
+"""Tests of training.engine.step: one step, on one device. test_distribute.py has several devices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import tensorflow as tf
 import keras_cvt
 from training import config as configs
 from training import distribute, optim
-from training.record import Progress, State
-from training.step import Trainer
+from training.engine.state import Progress, State
+from training.engine.step import Trainer
 
 CLASSES = 6
 SGD = ["optimizer=sgd", "learning_rate=0.1", "warmup_epochs=0", "weight_decay=0.01"]

@@ -16,7 +16,7 @@ import programs
 import pytest
 
 from training import supervise
-from training.checkpoints import Checkpoint, Checkpoints
+from training.engine.run_checkpoints import RunCheckpoint, RunCheckpoints
 
 CHECKOUT = Path(__file__).parent.parent
 PATIENCE = 60  # seconds, for what takes less than one; only against tests that never end
@@ -216,7 +216,9 @@ def test_killed_to_the_last(tmp_path):
 
 def test_progress_resets_the_limit(tmp_path):
     for step in (10, 20):
-        Checkpoints(tmp_path / "prepared", keep=9).save(Checkpoint(step, {"x": np.zeros(3)}, {}))
+        RunCheckpoints(tmp_path / "prepared", keep=9).save(
+            RunCheckpoint(step, {"x": np.zeros(3)}, {})
+        )
     worker = "checkpoint({2: 10, 4: 20, 5: 10}.get(attempt)); sys.exit(1)"
     run = Supervised(tmp_path, worker, workers=1, restarts=2, backoff=0.01)
     status, _, err = run.end()

@@ -18,12 +18,15 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 
-from training import augment, data, demo, optim, startup, train
+from training import augment, data, demo, distribute, optim, startup, train
 from training import config as configs
-from training.checkpoints import Checkpoints
 from training.config import Config, ConfigError
+from training.engine import loop
+from training.engine.errors import RunError
+from training.engine.model import build_model
+from training.engine.run_checkpoints import RunCheckpoints
+from training.engine.step import Trainer
 from training.files import replacing, write_text
-from training.step import Trainer
 
 # One stage with two blocks: all kinds of weights, class token and drop path, and quick to trace.
 TINY = [
@@ -201,7 +204,7 @@ def test_images_are_prepared_in_parallel_though_operations_are_deterministic(ima
         return of
 
     monkeypatch.setattr(augment, "train_transform", slow_transform)
-    batches = train.distributed(
+    batches = distribute.distributed(
         tf.distribute.OneDeviceStrategy("CPU:0"),
         lambda **part: data.training_batches(
             changed(batch_size=32), images, data.Damaged(0), **part
@@ -224,7 +227,7 @@ def test_a_run_leaves_all_its_files_and_none_besides(finished_run):
     }
     assert Config.from_dict(json.loads((finished_run / "config.json").read_text())) == TINY_CONFIG
     assert (finished_run / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert Checkpoints(finished_run / "checkpoints", keep=2).steps() == [14, 15]
+    assert RunCheckpoints(finished_run / "checkpoints", keep=2).steps() == [14, 15]
 
 
 def test_the_report_is_what_the_saved_model_does(finished_run, images):
@@ -249,7 +252,7 @@ def test_the_report_is_what_the_saved_model_does(finished_run, images):
 
 
 def test_the_saved_weights_are_the_averages(finished_run):
-    last = Checkpoints(finished_run / "checkpoints", keep=2).latest().arrays
+    last = RunCheckpoints(finished_run / "checkpoints", keep=2).latest().arrays
     model = keras.models.load_model(finished_run / "model.keras")
     moved = 0
     for weight in model.weights:
@@ -286,7 +289,7 @@ def test_curves_are_kept_as_numbers(finished_run):
 
 def same_end(run_dir: Path, undisturbed: Path) -> None:
     """Both runs have the same model, states and history, bit for bit."""
-    one, two = (Checkpoints(d / "checkpoints", keep=2).latest() for d in (undisturbed, run_dir))
+    one, two = (RunCheckpoints(d / "checkpoints", keep=2).latest() for d in (undisturbed, run_dir))
     assert one.step == two.step and one.arrays.keys() == two.arrays.keys()
     for name, values in one.arrays.items():
         np.testing.assert_array_equal(two.arrays[name], values, err_msg=name)
@@ -364,8 +367,8 @@ def test_a_run_to_go_on_from_must_fit(content, said, tmp_path, capsys):
 
 
 def test_a_checkpoint_has_everything(finished_run, images):
-    names = Checkpoints(finished_run / "checkpoints", keep=2).latest().arrays
-    model = train.build_model(TINY_CONFIG, images)
+    names = RunCheckpoints(finished_run / "checkpoints", keep=2).latest().arrays
+    model = build_model(TINY_CONFIG, images)
     weights = {weight.path for weight in model.weights}
     assert weights <= names.keys()
     assert {path.replace("/", ".") + ".average" for path in weights} <= names.keys()
@@ -391,14 +394,14 @@ def test_a_checkpoint_has_everything(finished_run, images):
     ],
 )
 def test_what_is_left_of_a_run_is_done_in_whole_epochs_and_parts(step, total, per_epoch, expected):
-    assert train.segments(step, total, per_epoch) == expected
+    assert loop.segments(step, total, per_epoch) == expected
 
 
 def test_a_run_in_steps_may_end_within_an_epoch(tmp_path):
     config = changed(epochs=None, steps=7, warmup_epochs=0, ema=None, seed=3)
     report = train.train(config, tmp_path)
     assert report["steps"] == 7 and report["epochs"] == 2
-    state = Checkpoints(tmp_path / "checkpoints", keep=2).latest().state
+    state = RunCheckpoints(tmp_path / "checkpoints", keep=2).latest().state
     assert [epoch["step"] for epoch in state["epochs"]] == [5, 7]
 
 
@@ -421,7 +424,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_a_checkpoint(tmp_path
         return [gradient * factor for gradient in gradients], sums
 
     monkeypatch.setattr(Trainer, "_gradients", spoiled)
-    with pytest.raises(train.RunError, match="of step 3 .* norm nan. The last .* step 2"):
+    with pytest.raises(RunError, match="of step 3 .* norm nan. The last .* step 2"):
         train.train(changed(checkpoint_steps=1), tmp_path)
 
 
@@ -430,7 +433,7 @@ def test_too_little_memory_is_said_in_one_line(tmp_path, monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
     monkeypatch.setattr(keras.Model, "fit", fail)
-    with pytest.raises(train.RunError, match="`accumulation` takes a batch in smaller parts"):
+    with pytest.raises(RunError, match="`accumulation` takes a batch in smaller parts"):
         train.train(TINY_CONFIG, tmp_path)
 
 
@@ -479,7 +482,7 @@ def test_evaluation_takes_no_more_images_at_once_than_training(tmp_path, monkeyp
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path):
     spoiled = changed(learning_rate=1e30, warmup_epochs=0, optimizer="sgd", on_divergence="resume")
-    with pytest.raises(train.RunError, match="of step 2 is .* It has no checkpoint"):
+    with pytest.raises(RunError, match="of step 2 is .* It has no checkpoint"):
         train.train(dataclasses.replace(spoiled, checkpoint_steps=None), tmp_path)
 
 
@@ -509,7 +512,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_there(tmp_path, capsys, mon
     assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no space" in said and "step 4 is kept" in said
-    assert Checkpoints(tmp_path / "checkpoints", keep=2).latest().step == 4
+    assert RunCheckpoints(tmp_path / "checkpoints", keep=2).latest().step == 4
 
 
 def test_too_many_damaged_images_stop_the_run(tmp_path, capsys, monkeypatch):

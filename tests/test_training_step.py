@@ -10,8 +10,7 @@ import pytest
 import reference_models
 from backend import BACKEND, gradients
 
-from keras_cvt import names
-from keras_cvt.weights import named_variables
+from keras_cvt.weights import named_variables, names
 
 if BACKEND != "torch":
     pytest.skip(

@@ -1,4 +1,4 @@
-"""Published weights, names, and what loading refuses (keras_cvt/weights.py, names.py, convert.py)."""
+"""Published weights, names, and what loading refuses (keras_cvt/weights)."""
 
 import dataclasses
 import io
@@ -17,11 +17,12 @@ import reference_models
 from hub import Hub
 
 import keras_cvt
-from keras_cvt import checkpoints, names, weights
+from keras_cvt import checkpoints, weights
+from keras_cvt.architecture import VARIANTS
 from keras_cvt.checkpoints import CheckpointError
-from keras_cvt.config import VARIANTS
-from keras_cvt.convert import convert
-from keras_cvt.models import stage_configs
+from keras_cvt.structure import stage_configs
+from keras_cvt.weights import names
+from keras_cvt.weights.convert import convert
 
 TINY = reference_models.stages("tiny")
 
@@ -403,7 +404,7 @@ def test_no_network_and_the_environment(folder, hub_files, tmp_path):
     program = textwrap.dedent(
         """
         import sys, keras_cvt
-        from keras_cvt.config import VARIANTS
+        from keras_cvt.architecture import VARIANTS
         sys.path.insert(0, sys.argv[1])
         import reference_models
         VARIANTS["CvT13"] = tuple(reference_models.stages("tiny"))

@@ -86,7 +86,7 @@ def compare(folders: Sequence[Path], output: Path) -> None:
     if len(set(names)) < len(names):
         raise ConfigError(f"Each run must be given once. Received {', '.join(names)}.")
 
-    from training import curves  # matplotlib takes a second to import
+    from training.runs import curves  # matplotlib takes a second to import
 
     try:
         curves.save_comparison({run.name: run.epochs for run in runs}, output)

@@ -53,7 +53,7 @@ class Config:
 
     Attributes:
         source: where the images come from: "tfds:NAME[/CONFIG]", "folder:PATH" or "digits"; see
-            `training.sources`.
+            `training.data.sources`.
         image_size: height and width of the images in pixels.
         epochs: passes over the training images until the learning rate has fallen; of each pass, the
             images that don't fill a batch are left out, other ones each time. Or give `steps`.
@@ -74,7 +74,7 @@ class Config:
 
         validation_source: where the images come from by which the model is judged; none: `source`.
         train_split, validation_split: names of parts of the sources, such as "train[:90%]"; none:
-            the usual ones, see `training.sources`.
+            the usual ones, see `training.data.sources`.
 
         max_shift: training images are moved by up to so many pixels in each direction; instead of
             the random crop, for images that are small and of one size.

@@ -12,7 +12,6 @@ Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,10 +19,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training import config as configs
 from training import startup
 from training.config import Config, ConfigError, OneLineErrors
 from training.files import replacing
+from training.runs.folder import read_run
 
 TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
 
@@ -120,22 +119,6 @@ def in_memory(config: Config, images: Any) -> tuple[Any, Any]:
     parts = zip(*batches.as_numpy_iterator(), strict=True)
     pixels, targets, weights = (np.concatenate(part) for part in parts)
     return pixels[weights > 0], targets[weights > 0].argmax(axis=-1)
-
-
-def read_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
-    """The config and the report of a finished run.
-
-    Raises:
-        ConfigError: if it is not there, or not finished.
-    """
-    try:
-        config = Config.from_dict(json.loads((run_dir / "config.json").read_text()))
-        return config, json.loads((run_dir / "report.json").read_text())
-    except (OSError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{run_dir} has no finished run: {error}. Train first: python -m training.train --config "
-            f"{configs.names()[0]} --run-dir {run_dir}"
-        ) from None
 
 
 def largest_difference(answers: Any, expected: Any) -> float:

@@ -6,7 +6,7 @@
 A model is a published one (cvt13, cvt21, cvtw24) with `--weights`, a published name or a checkpoint; or
 a .keras file; or the folder of a finished run, whose held-out images are the default of `--data`.
 
-Sources are those of `training.sources`. Among them, for models of ImageNet-1k's classes:
+Sources are those of `training.data.sources`. Among them, for models of ImageNet-1k's classes:
 
     tfds:imagenet2012        the 50,000 validation images
     tfds:imagenet2012_real   the same with the labels of ReaL (Beyer et al. 2020): any of an image's
@@ -43,9 +43,9 @@ from typing import Any
 from training import config as configs
 from training import startup
 from training.config import Config, ConfigError
-from training.demo import read_run
 from training.files import write_text
-from training.train import distributed, versions
+from training.runs.folder import read_run
+from training.runs.report import versions
 
 # TensorFlow, and Keras with it, takes seconds to import: only after the command line is understood.
 
@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", metavar="NAME|FILE", help="published, or a checkpoint; default: imagenet"
     )
-    parser.add_argument("--data", metavar="SOURCE", help="see training.sources; default: the run's")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="see training.data.sources; default: the run's"
+    )
     parser.add_argument("--split", help="such as validation[:10%%]; default: the usual one")
     parser.add_argument("--data-dir", metavar="DIR", help="of prepared tfds data sets")
     parser.add_argument(
@@ -186,7 +188,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     from keras_cvt import weights as weights_lib
     from training import data, distribute, sources
-    from training.step import Trainer
+    from training.engine.step import Trainer
 
     # What is asked, checked before anything that takes long.
     run = read_run(Path(options.model))[0] if Path(options.model).is_dir() else None
@@ -219,7 +221,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     with tqdm(total=count, unit=" images", disable=None) as bar:
         try:
             result = trainer.evaluate(
-                distributed(strategy, batches),
+                distribute.distributed(strategy, batches),
                 steps=steps,
                 return_dict=True,
                 verbose=0,
@@ -286,9 +288,9 @@ def find_model(model: str, weights: str | None = None) -> Subject:
     """
     import keras
 
-    from keras_cvt import models
+    from keras_cvt import structure
     from keras_cvt import weights as weights_lib
-    from keras_cvt.config import VARIANTS
+    from keras_cvt.architecture import VARIANTS
 
     if model in _VARIANTS:
         variant = _VARIANTS[model]
@@ -311,7 +313,7 @@ def find_model(model: str, weights: str | None = None) -> Subject:
             loaded = keras.saving.load_model(file, compile=False)
         except Exception as error:  # of Keras, which has many kinds for a file that it can't read
             raise ConfigError(f"{file} can't be loaded: {error}") from None
-        stages = models.stage_configs(loaded)
+        stages = structure.stage_configs(loaded)
     if len(loaded.output_shape) != 2 or "head" not in {layer.name for layer in loaded.layers}:
         raise ConfigError(f"{file} has no classifier.")
     return Subject(
@@ -386,7 +388,7 @@ def as_labelled_for(subject: Subject, source: str, images: Any) -> Any:
 
     Args:
         source: the images' name, for messages.
-        images: `training.sources.Images`.
+        images: `training.data.sources.Images`.
 
     Raises:
         ConfigError: if the model does not have these classes.
@@ -446,12 +448,12 @@ def build(subject: Subject, image_size: int, channels: int, policy: str) -> tupl
         ConfigError: if the model is not for such images, or the weights can't be had or do not fit.
     """
     import keras_cvt
-    from keras_cvt import models
+    from keras_cvt import architecture
     from keras_cvt import weights as weights_lib
 
     shape = (image_size, image_size, channels)
     with _as_config_error():
-        models.check_input_size(subject.stages, shape)  # before a download
+        architecture.check_input_size(subject.stages, shape)  # before a download
         weights = weights_lib.open_weights(subject.weights, channels)
         cvt = keras_cvt.CvT(
             subject.stages,

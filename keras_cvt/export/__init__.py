@@ -21,11 +21,11 @@ from typing import Any
 
 import keras
 
-from keras_cvt.config import unknown_choice
-from keras_cvt.convert import check_folder
+from keras_cvt._files import check_folder
+from keras_cvt._validation import unknown_choice
 from keras_cvt.export import common
 from keras_cvt.export.common import ExportError
-from keras_cvt.predict import find_images
+from keras_cvt.inference.predict import find_images
 
 __all__ = [
     "FORMATS",

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from keras_cvt import imagenet
-from keras_cvt.deploy import deploy
-from keras_cvt.models import stage_configs
+from keras_cvt.deployment import deploy
+from keras_cvt.structure import stage_configs
 
 # A NASA photograph (public domain) of Eileen Collins. It proves an export, and warms up a server.
 PICTURE = Path(__file__).with_name("astronaut.jpg")

@@ -1,0 +1,84 @@
+"""Checks of arguments, and the words in which they are refused."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+PROJECTIONS = ("dw_bn", "linear")
+
+
+def check_int(name: str, value: Any, minimum: int) -> int:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received {value!r}.")
+    return number
+
+
+def check_rate(name: str, value: Any) -> float:
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be at least 0 and less than 1. Received {value!r}.")
+    return float(value)
+
+
+def check_convolution(kernel_size: Any, strides: Any, padding: Any) -> tuple[int, int, int]:
+    return (
+        check_int("kernel_size", kernel_size, 1),
+        check_int("strides", strides, 1),
+        check_int("padding", padding, 0),
+    )
+
+
+def check_heads(embed_dim: Any, num_heads: Any) -> tuple[int, int]:
+    embed_dim = check_int("embed_dim", embed_dim, 1)
+    num_heads = check_int("num_heads", num_heads, 1)
+    if embed_dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}.")
+    return embed_dim, num_heads
+
+
+def check_projection(projection: Any) -> str:
+    if projection not in PROJECTIONS:
+        raise ValueError(f"`projection` must be one of {PROJECTIONS}. Received {projection!r}.")
+    return projection
+
+
+def check_block(
+    embed_dim: Any,
+    num_heads: Any,
+    mlp_ratio: float,
+    projection: Any,
+    kernel_size: Any,
+    strides_q: Any,
+    padding_q: Any,
+    strides_kv: Any,
+    padding_kv: Any,
+    **others: Any,
+) -> None:
+    """Refuses arguments of which no `CvTBlock` can be made. (To make one for that draws seeds.)"""
+    check_projection(projection)
+    embed_dim, _ = check_heads(embed_dim, num_heads)
+    check_int("hidden_dim", int(embed_dim * mlp_ratio), 1)
+    if projection == "linear":
+        return
+    kernel_size, strides_q, padding_q = check_convolution(kernel_size, strides_q, padding_q)
+    check_convolution(kernel_size, strides_kv, padding_kv)
+    if strides_q != 1 or 2 * padding_q != kernel_size - 1:
+        raise ValueError(
+            "A block adds the attention's result to its input, so the queries' convolution must "
+            "keep the size of the map: strides_q=1 and padding_q=(kernel_size - 1) / 2. Received "
+            f"kernel_size={kernel_size}, strides_q={strides_q}, padding_q={padding_q}."
+        )
+
+
+def unknown_choice(argument: str, value: Any, choices: Sequence[Any]) -> str:
+    """An error message that names what is known and what was probably meant."""
+    close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"`{argument}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.{hint}"

@@ -1,0 +1,136 @@
+"""A trained model -> the same function in fewer operations, for inference.
+
+In each block
+
+- BatchNorm goes into the kernel of the depthwise convolution before it, and into a bias;
+- LayerNorm's scale and offset go into the linear maps that follow it. Before a convolution they stay:
+  the convolution pads with 0, not with the offset, so its border would come out differently;
+- the scale of the attention scores goes into the linear map to the queries;
+- QuickGELU, `silu(1.702 x) / 1.702`, leaves its factor to the linear maps around it, and is then SiLU,
+  which backends compute in one operation;
+- in mixed precision the weights are kept as the operations want them, not cast in every call.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_cvt import layers
+from keras_cvt.layers.common import BATCH_NORM_EPSILON
+from keras_cvt.structure import stage_configs
+
+Arrays = dict[str, np.ndarray]
+
+_OWN_LAYERS = (
+    layers.CvTBlock,
+    layers.ConvEmbedding,
+    layers.ClassToken,
+    layers.PositionEmbedding,
+)
+
+
+def deploy(model: keras.Model) -> keras.Model:
+    """The same function as a trained model's, with what only training needs folded into the weights.
+
+    Args:
+        model: made by `CvT13`, `CvT21`, `CvTW24` or `CvT`, or `feature_pyramid` of one, of any
+            configuration, input size and dtype policy. It stays as it is.
+
+    Returns:
+        A model with weights of its own and the same inputs, outputs and names of layers, so that
+        `feature_pyramid` takes it, too. It computes what `model(x, training=False)` computes, and is
+        not made to be trained. In float32 both agree but for rounding; weights are folded in float64
+        and then cast to the dtype in which the layer computes. A deployed model comes out equal.
+
+    Raises:
+        ValueError: for a model not made here, or whose weights are quantized or have LoRA.
+    """
+    stage_configs(model)  # says what is wrong with another model
+    pairs = []
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if isinstance(layer, _OWN_LAYERS):
+            config["dtype"] = layer.compute_dtype
+        if isinstance(layer, layers.CvTBlock):
+            config["deployed"] = True
+            config["activation"] = layer.activation  # which need not be one that can be saved
+        if isinstance(layer, keras.layers.Dropout):
+            twin = keras.layers.Identity(name=layer.name, dtype=config["dtype"])
+        else:
+            twin = type(layer).from_config(config)
+        pairs.append((layer, twin))
+        return twin
+
+    deployed = keras.models.clone_model(model, clone_function=clone)
+    for layer, twin in pairs:
+        if isinstance(layer, layers.CvTBlock):
+            _assign(twin, _fold(layer))
+        elif twin.weights:
+            twin.set_weights(layer.get_weights())
+    deployed.trainable = False
+    return deployed
+
+
+def _assign(block: layers.CvTBlock, weights: Arrays) -> None:
+    variables = {_name(block, variable): variable for variable in block.weights}
+    if variables.keys() != weights.keys():
+        unknown = ", ".join(sorted(variables.keys() ^ weights.keys()))
+        raise ValueError(
+            f"{block.name} has weights that can't be folded: {unknown}. Deploy a model before it is "
+            "quantized, and without LoRA."
+        )
+    for name, variable in variables.items():
+        variable.assign(weights[name])
+
+
+def _name(block: layers.CvTBlock, variable: keras.Variable) -> str:
+    """A variable's path within its block."""
+    return variable.path[variable.path.index(f"{block.name}/") + len(block.name) + 1 :]
+
+
+def _fold(block: layers.CvTBlock) -> Arrays:
+    """The weights of the deployed block, by their paths in it."""
+    weights = {
+        _name(block, variable): keras.ops.convert_to_numpy(variable).astype("float64")
+        for variable in block.weights
+    }
+    if block.deployed:
+        return weights
+    maps = [f"attn/proj_{letter}" for letter in "qkv"]
+    for linear in maps:
+        weights.setdefault(f"{linear}/bias", np.zeros(weights[f"{linear}/kernel"].shape[1]))
+    if block.attn.projection == "dw_bn":
+        for letter in "qkv":
+            _fold_batch_norm(weights, f"attn/conv_proj_{letter}")
+    else:
+        _fold_layer_norm(weights, "norm1", maps)
+    _fold_layer_norm(weights, "norm2", ["mlp/fc1"])
+    _scale(weights, "attn/proj_q", block.attn.embed_dim**-0.5)
+    if block.activation is layers.quick_gelu:
+        _scale(weights, "mlp/fc1", 1.702)
+        weights["mlp/fc2/kernel"] /= 1.702
+    return weights
+
+
+def _fold_batch_norm(weights: Arrays, projection: str) -> None:
+    gamma, beta, mean, variance = (
+        weights.pop(f"{projection}/bn/{name}")
+        for name in ("gamma", "beta", "moving_mean", "moving_variance")
+    )
+    scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+    weights[f"{projection}/conv/kernel"] *= scale[:, None]  # (height, width, channels, 1)
+    weights[f"{projection}/conv/bias"] = beta - mean * scale
+
+
+def _fold_layer_norm(weights: Arrays, norm: str, followers: list[str]) -> None:
+    gamma, beta = (weights.pop(f"{norm}/{name}") for name in ("gamma", "beta"))
+    for linear in followers:
+        weights[f"{linear}/bias"] += beta @ weights[f"{linear}/kernel"]
+        weights[f"{linear}/kernel"] *= gamma[:, None]
+
+
+def _scale(weights: Arrays, linear: str, factor: float) -> None:
+    weights[f"{linear}/kernel"] *= factor
+    weights[f"{linear}/bias"] *= factor

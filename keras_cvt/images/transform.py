@@ -1,0 +1,172 @@
+"""From a picture to the input of a model, with Pillow and NumPy."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+# Mean and standard deviation of the channels R, G, B of ImageNet, for values in [0, 1].
+MEAN = (0.485, 0.456, 0.406)
+
+STD = (0.229, 0.224, 0.225)
+
+# EXIF orientation -> the Pillow transpose that turns the picture upright. ImageOps.exif_transpose
+# also writes the EXIF block anew, and so fails on a good picture with another, malformed tag.
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Normalizes RGB values the way the published CvT weights expect: `(x / 255 - MEAN) / STD`.
+
+    Works on NumPy arrays, on tensors of the Keras backend, and on symbolic tensors while a
+    functional model is built; with the TensorFlow backend also within `tf.data.Dataset.map`.
+
+    Args:
+        x: images of shape `(..., 3)`, RGB, values in [0, 255], any real dtype. Not modified.
+        data_format: `None` or `"channels_last"`. CvT models take their channels last whatever
+            `keras.config.image_data_format()` says, so `None` does not look there, and
+            `"channels_first"` is refused.
+
+    Returns:
+        float32 of the shape of `x`, about -2.12 to 2.64: a NumPy array for an array or a nested
+        list, a tensor for a tensor.
+
+    Raises:
+        ValueError: the last axis is not 3 long, or another `data_format`.
+    """
+    if data_format not in (None, "channels_last"):
+        raise ValueError(
+            "preprocess_input takes images of shape (..., 3), data_format=None or "
+            f"'channels_last'. Received: data_format={data_format!r}"
+        )
+    is_tensor = keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
+    if not is_tensor:
+        x = np.asarray(x)
+    # In a tf.data pipeline the channels may not be known yet: None.
+    if x.shape[-1] not in (3, None):
+        raise ValueError(
+            f"preprocess_input takes RGB images of shape (..., 3). Received: shape={x.shape}"
+        )
+    mean, std = np.array(MEAN, "float32"), np.array(STD, "float32")
+    if is_tensor:
+        x = keras.ops.divide(keras.ops.cast(x, "float32"), 255.0)
+        return keras.ops.divide(keras.ops.subtract(x, mean), std)
+    return (x.astype("float32") / np.float32(255.0) - mean) / std
+
+
+def size_and_crop(image_size: Any, crop: Any) -> tuple[tuple[int, int], float | None]:
+    """What the `image_size` and `crop` of `load_image` mean: (height, width), and no "official".
+
+    Raises:
+        ValueError: for anything else than `load_image` takes.
+    """
+    try:
+        if isinstance(image_size, (tuple, list)):
+            height, width = map(operator.index, image_size)
+        else:
+            height = width = operator.index(image_size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ValueError(
+            "image_size must be a positive integer or a pair (height, width) of them. "
+            f"Received: image_size={image_size!r}"
+        )
+    if isinstance(crop, str) and crop == "official":
+        crop = 0.875 if min(height, width) < 384 else None
+    if crop is not None and not (isinstance(crop, numbers.Real) and 0 < crop <= 1):
+        raise ValueError(f"crop must be in (0, 1], None or 'official'. Received: crop={crop!r}")
+    return (height, width), crop
+
+
+def array_to_image(array: np.ndarray) -> PIL.Image.Image:
+    from PIL import Image
+
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
+        raise ValueError("one image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), channels last")
+    if array.size == 0:
+        raise ValueError("no pixels")
+    kind = array.dtype.kind
+    if kind not in "uif":
+        raise ValueError("the values must be integers or floating-point numbers")
+    if kind == "u" and array.dtype.itemsize == 2:
+        # 65535 = 255 * 257: with 128 added this is x / 257 rounded to the nearest.
+        array = (array.astype("uint32") + 128) // 257
+    else:
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 255):  # also where they are NaN
+            raise ValueError(f"the values must be in [0, 255], here they are in [{low}, {high}]")
+        if kind == "f" and 0 < high <= 1:
+            # A picture in [0, 1] would be read as black, without a word.
+            raise ValueError("the values look like [0, 1]; multiply them by 255")
+        if kind == "f":
+            array = np.rint(array)
+    return Image.fromarray(array.astype("uint8"))
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Returns the picture upright, opaque, 8-bit RGB. The image itself is not changed."""
+    from PIL import Image
+
+    if 0 in image.size:
+        raise ValueError("no pixels")
+    image.load()  # before the orientation is read: a TIFF is turned upright here, its tag removed
+    try:
+        transpose = _UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # malformed EXIF, of many exception types: the picture itself is good
+        transpose = None
+    if transpose:
+        image = image.transpose(Image.Transpose[transpose])
+    if image.mode == "I":  # 32-bit, for Pillow the mode of 16-bit PGM and of older 16-bit PNG
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit values, of which some are outside [0, 65535]")
+        image = array_to_image(values.astype("uint16"))
+    elif image.mode == "F" or image.mode.startswith("I;16"):
+        image = array_to_image(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def resize_and_crop(
+    image: PIL.Image.Image, size: tuple[int, int], crop: float | None
+) -> PIL.Image.Image:
+    from PIL import Image
+
+    height, width = size
+    full_height, full_width = size
+    if crop is not None:
+        # torchvision's Resize: the side that needs the larger scale gets its exact length, the
+        # other is truncated. For a square that is the short side.
+        full_height, full_width = int(height / crop), int(width / crop)
+        if full_height * image.width > full_width * image.height:
+            full_width = int(full_height * image.width / image.height)
+        else:
+            full_height = int(full_width * image.height / image.width)
+    # A picture of 1 x 100,000 pixels is small, but not once its short side is 256.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and full_height * full_width > 2 * limit:
+        raise ValueError(f"resized to {full_width} x {full_height} pixels it is too large")
+    image = image.resize((full_width, full_height), Image.Resampling.BICUBIC)
+    # torchvision's CenterCrop: round, a half to the even neighbour.
+    top, left = round((full_height - height) / 2), round((full_width - width) / 2)
+    return image.crop((left, top, left + width, top + height))

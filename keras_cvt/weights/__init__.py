@@ -1,0 +1,24 @@
+"""Weights of a model: what is published, where it is had, and how a checkpoint fills a model."""
+
+from keras_cvt.weights.loading import (
+    DownloadError,
+    Weights,
+    describe,
+    find,
+    named_variables,
+    open_weights,
+)
+from keras_cvt.weights.published import PUBLISHED, Published, names_of, table
+
+__all__ = [
+    "PUBLISHED",
+    "DownloadError",
+    "Published",
+    "Weights",
+    "describe",
+    "find",
+    "named_variables",
+    "names_of",
+    "open_weights",
+    "table",
+]

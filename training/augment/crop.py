@@ -1,0 +1,69 @@
+"""Random crop, flip and shift."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from training.augment.common import CROP, FLIP, SHIFT, TRIES, step_key, uniform
+
+
+def crop_box(
+    height: Any,
+    width: Any,
+    key: tf.Tensor,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tf.Tensor:
+    """The box of a random resized crop. Source: torchvision's and timm's `RandomResizedCrop`.
+
+    Ten times an area and an aspect ratio are drawn (the ratio's logarithm uniformly); the first box
+    that fits is put somewhere in the image. If none fits, it is the largest central box whose ratio
+    is within bounds.
+
+    Args:
+        height, width: of the image; integers.
+        key: int64 (2,).
+        scale: bounds of the box's share of the image's area.
+        ratio: bounds of width / height.
+
+    Returns:
+        int32 (4,): top, left, height, width, as `tf.io.decode_and_crop_jpeg` takes it.
+    """
+    image_height, image_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area, aspect, top, left = tf.unstack(uniform(key, CROP, [4, TRIES]))
+    area = (scale[0] + (scale[1] - scale[0]) * area) * image_height * image_width
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = tf.exp(low + (high - low) * aspect)
+    heights, widths = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
+    tops = tf.floor(top * (image_height - heights + 1))
+    lefts = tf.floor(left * (image_width - widths + 1))
+    fits = (heights <= image_height) & (widths <= image_width) & (heights > 0) & (widths > 0)
+    tried = tf.gather(tf.stack([tops, lefts, heights, widths], axis=1), tf.argmax(fits))
+
+    central_height = tf.minimum(image_height, tf.round(image_width / ratio[0]))
+    central_width = tf.minimum(image_width, tf.round(image_height * ratio[1]))
+    top = (image_height - central_height) // 2
+    left = (image_width - central_width) // 2
+    central = tf.stack([top, left, central_height, central_width])
+    return tf.cast(tf.where(tf.reduce_any(fits), tried, central), tf.int32)
+
+
+def flip(image: tf.Tensor, key: tf.Tensor, probability: float = 0.5) -> tf.Tensor:
+    """Mirrors an image (height, width, channels) left to right, with this probability."""
+    mirrored = uniform(key, FLIP, []) < probability
+    return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: tf.identity(image))
+
+
+def shift(image: tf.Tensor, key: tf.Tensor, limit: int) -> tf.Tensor:
+    """Moves an image by a random whole number of pixels, at most `limit`, in each direction.
+
+    What comes from outside is 0. The image is (height, width, channels), of any type.
+    """
+    room = tf.pad(image, [[limit, limit], [limit, limit], [0, 0]])
+    top, left = tf.unstack(
+        tf.random.stateless_uniform([2], step_key(key, SHIFT), 0, 2 * limit + 1, tf.int32)
+    )
+    return tf.ensure_shape(tf.slice(room, [top, left, 0], tf.shape(image)), image.shape)

@@ -1,0 +1,85 @@
+"""The recipe for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_cvt.imagenet import MEAN, STD
+from training.augment.common import check_augmenter, key
+from training.augment.crop import crop_box, flip, shift
+from training.augment.erasing import erase
+from training.augment.keras_cv import keras_cv_rand_augment
+from training.augment.operations import for_rows, in_rows
+from training.augment.policy import rand_augment
+from training.augment.resizing import resize
+
+
+def train_transform(
+    image_size: int = 224,
+    seed: int = 0,
+    *,
+    crop: bool = True,
+    augmenter: str = "timm",
+    flip_probability: float = 0.5,
+    erase_probability: float = 0.25,
+    max_shift: int = 0,
+    interpolation: str = "bicubic",
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Callable[[Any, tf.Tensor], tf.Tensor]:
+    """The recipe for one image.
+
+    Args:
+        image_size: height and width of the result.
+        seed: the run's.
+        crop: False if the image is already what `crop_box` chose.
+        augmenter: "timm": `rand_augment`; "keras_cv": keras-cv's RandAugment with the same number
+            of operations, probability and magnitude; "none": neither.
+        flip_probability: of a mirrored image.
+        erase_probability: of `erase`.
+        max_shift: of `shift`.
+        interpolation: of `resize`.
+        mean, std: of the pixels divided by 255, for each channel.
+
+    Returns:
+        A function of (index, image). `index` is an integer, or a vector of some, that tells this
+        view of an image from all others of the run; its key is `key(seed, *index)`. The image is
+        of any size: (height, width, channels), uint8, or float from 0 to 255; RGB, or whatever `mean`
+        and `std` are for if the augmenter is "none". The function's result is float32 (image_size,
+        image_size, channels), normalized.
+
+    Raises:
+        ValueError: for an unknown augmenter.
+        ImportError: if keras-cv is asked for and missing.
+    """
+    check_augmenter(augmenter)
+    keras_cv_augment = keras_cv_rand_augment() if augmenter == "keras_cv" else None
+
+    def transform(index: Any, image: tf.Tensor) -> tf.Tensor:
+        image_key = key(seed, *tf.unstack(tf.reshape(index, [-1])))
+        if crop:
+            shape = tf.shape(image)
+            top, left, height, width = tf.unstack(crop_box(shape[0], shape[1], image_key))
+            image = tf.slice(image, [top, left, 0], [height, width, len(mean)])
+        image = flip(resize(image, image_size, interpolation), image_key, flip_probability)
+        if max_shift:
+            image = shift(image, image_key, max_shift)
+        if augmenter == "timm":
+            image = rand_augment(image, image_key, mean=mean)
+        elif keras_cv_augment is not None:
+            image = keras_cv_augment(tf.cast(image, tf.float32))
+        image = tf.ensure_shape(normalize(image, mean, std), (image_size, image_size, len(mean)))
+        return erase(image, image_key, erase_probability)
+
+    return transform
+
+
+def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
+    """From pixels, uint8 or float from 0 to 255, to float32 with these means and deviations."""
+    scale = tf.constant([1 / (255 * s) for s in std], tf.float32)
+    shift = tf.constant([m / s for m, s in zip(mean, std, strict=True)], tf.float32)
+    rows = tf.cast(in_rows(image), tf.float32) * for_rows(scale, image) - for_rows(shift, image)
+    return tf.reshape(rows, tf.shape(image))

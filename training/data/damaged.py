@@ -1,0 +1,79 @@
+"""Images that can't be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+from training.config import ConfigError
+from training.data.dataset import Dataset
+
+
+class DamagedError(ConfigError):
+    """More images can't be read than the run may skip. The message is one line."""
+
+
+class Damaged:
+    """Counts the images that can't be read, and logs the name of each once.
+
+    Attributes:
+        limit: so many are skipped; one more is an error.
+        names: of the images that can't be read, in the order in which they were found; the values mean
+            nothing. Those with which it is made are known already.
+        error: that stops the run, or None. TensorFlow hides it behind an error of its own.
+    """
+
+    def __init__(self, limit: int, names: dict[str, None] | None = None):
+        self.limit = limit
+        self.names = {} if names is None else names
+        self.error: DamagedError | None = None
+
+    def report(self, names: Iterable[bytes], in_place_of: int | None = None) -> None:
+        """Notes images of a batch that can't be read.
+
+        Args:
+            names: theirs.
+            in_place_of: so many images can't all be damaged: none would be left to stand in.
+
+        Raises:
+            DamagedError: if the run may not go on.
+        """
+        names = [name.decode(errors="backslashreplace") for name in names]
+        for name in dict.fromkeys(names):
+            if name not in self.names:
+                self.names[name] = None
+                logging.getLogger(__name__).warning("%s can't be read, and is skipped.", name)
+        first = ", ".join(list(self.names)[:3]) + (", ..." if len(self.names) > 3 else "")
+        if len(self.names) > self.limit:
+            self.error = DamagedError(
+                f"{len(self.names)} images can't be read; `max_damaged` is {self.limit}: {first}"
+            )
+        elif in_place_of is not None and len(names) == in_place_of:
+            self.error = DamagedError(
+                f"All of {in_place_of} successive images can't be read: {first}"
+            )
+        if self.error is not None:
+            raise self.error
+
+
+def reported(batches: Dataset, damaged: Damaged, in_place_of: int | None = None) -> Dataset:
+    """Tells `damaged` of the names that are the batches' last part, and leaves that out."""
+
+    def report(names: tf.Tensor) -> tf.Tensor:
+        damaged.report(names, in_place_of)
+        return True
+
+    def check(*batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        *batch, names = batch
+        names = tf.boolean_mask(names, names != "")
+        reported = tf.cond(
+            tf.size(names) > 0,
+            lambda: tf.numpy_function(report, [names], tf.bool),
+            lambda: tf.constant(True),
+        )
+        with tf.control_dependencies([reported]):
+            return tuple(tf.identity(part) for part in batch)
+
+    return batches.map(check)

@@ -1,0 +1,80 @@
+"""How batches reach the devices: parts of workers, the tf.data service, prefetching."""
+
+from __future__ import annotations
+
+import socket
+
+import tensorflow as tf
+
+from training import startup
+from training.config import Config, ConfigError
+from training.data.dataset import Dataset
+
+_READY = 2  # batches
+
+_SERVICE_ANSWERS = 30.0  # seconds
+
+
+def parts(batch_size: int, what: str, workers: int, replicas: int) -> tuple[int, int]:
+    """A worker's and a replica's rows of a batch."""
+    if batch_size % (workers * replicas):
+        raise ConfigError(
+            f"{what} must be a multiple of the number of devices, {workers * replicas}. Received "
+            f"{batch_size}."
+        )
+    return batch_size // workers, batch_size // workers // replicas
+
+
+def served(groups: Dataset, config: Config) -> Dataset:
+    """The same, prepared by the servers of a tf.data service.
+
+    They part the groups (of TFRecord, the epochs) among them as each has time: all are prepared once,
+    in no certain order; those of a server that fails are lost.
+
+    Raises:
+        ConfigError: if only this process can read the source, or there is no service.
+    """
+    if _has_python(groups):
+        raise ConfigError(
+            f"`data_service` can't be used with {config.source} and {config.augmenter!r}: they need "
+            "Python in this process. Take TFRecord or folders, or `data_service` none."
+        )
+    protocol, _, address = config.data_service.partition("://")
+    host, _, port = address.rpartition(":")
+    try:
+        if not protocol or not host:
+            raise ValueError("it lacks a part")
+        # TensorFlow itself would wait for it, for as long as it takes, and say nothing.
+        socket.create_connection((host, int(port)), _SERVICE_ANSWERS).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"`data_service` must be the address of a dispatcher that runs, such as grpc://host:5000. "
+            f"Received {config.data_service!r}: {error}."
+        ) from None
+    service = tf.data.experimental.service
+    return groups.apply(
+        service.distribute(
+            processing_mode=service.ShardingPolicy.DYNAMIC, service=config.data_service
+        )
+    )
+
+
+def _has_python(dataset: Dataset) -> bool:
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
+    return any("PyFunc" in node.op for node in nodes)
+
+
+def finished(batches: Dataset) -> Dataset:
+    """The same, prepared in advance, in order, on all of the processor."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # Images are prepared side by side: to part each operation as well only costs.
+    options.threading.max_intra_op_parallelism = 1
+    # Two more than there are cores: some wait for a batch to be put together.
+    options.threading.private_threadpool_size = startup.cores() + 2
+    # Its rewriting fails with what keras-cv adds to a data set inside another.
+    options.experimental_optimization.map_and_batch_fusion = False
+    # The workers' parts are made here: a strategy must not part them again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.prefetch(_READY).with_options(options)

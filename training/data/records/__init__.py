@@ -1,0 +1,1 @@
+"""Turning images into record files: what `training.prepare` does."""

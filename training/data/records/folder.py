@@ -1,0 +1,43 @@
+"""The images of class folders."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from training.config import ConfigError
+from training.data.records.part import Part
+
+
+def read_folder(path: str) -> tuple[tuple[str, ...], dict[str, Part]]:
+    """The classes and the parts of a folder source.
+
+    Raises:
+        ConfigError: see `training.data.sources.list_folder`.
+    """
+    import tensorflow as tf
+
+    from training.data import sources
+
+    folder = sources.list_folder(path)
+
+    def part(name: str) -> Part:
+        root, files = folder.parts[name]
+        names = np.concatenate(
+            [
+                np.char.add(os.fsencode(f"{class_name}/"), of_class)
+                for class_name, of_class in zip(folder.classes, files, strict=True)
+            ]
+        )
+
+        def read(index: int) -> bytes:
+            return tf.io.read_file(os.fsencode(root) + b"/" + names[index]).numpy()
+
+        labels = folder.labels(name)
+        return Part(labels, names, np.zeros((len(labels), 0), np.int64), read)
+
+    parts = {name: part(name) for name in folder.parts if len(folder.labels(name))}
+    if not parts:
+        raise ConfigError(f"{path} has no images.")
+    return folder.classes, parts

@@ -1,0 +1,75 @@
+"""Images that are still in their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from training.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Images that are still in their files.
+
+    Attributes:
+        labels: int32 (images,).
+        names: bytes (images,), by which a person finds them.
+        places: int64 (images, n), whatever says where the images are, besides their names.
+        read: gives the content of an image's file, by its index.
+    """
+
+    labels: np.ndarray
+    names: np.ndarray
+    places: np.ndarray
+    read: Callable[[int], bytes]
+
+    def digest(self) -> str:
+        """Another one for other images, as far as names, order and places tell."""
+        digest = hashlib.sha256()
+        for array in (self.labels, self.names, self.places):
+            digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
+
+    def content(self, index: int) -> bytes:
+        """The content of an image's file.
+
+        Raises:
+            ConfigError: if it can't be read.
+        """
+        import tensorflow as tf
+
+        from training.data import sources
+
+        try:
+            return self.read(index)
+        except (OSError, tf.errors.OpError) as error:
+            raise ConfigError(
+                f"{os.fsdecode(self.names[index])} can't be read: {sources.one_line(error)} Once it "
+                "can, the same command goes on."
+            ) from None
+
+    def checked(self, index: int) -> tuple[bytes, str | None]:
+        """The content of an image's file, and why TensorFlow can't decode it, if so."""
+        content = self.content(index)
+        return content, _damage(content)
+
+
+def _damage(content: bytes) -> str | None:
+    """Why TensorFlow can't decode an image, or None."""
+    import tensorflow as tf
+
+    try:
+        if content.startswith(b"\xff\xd8"):
+            # All of the file is read, but little of the image computed.
+            tf.io.decode_jpeg(content, channels=3, ratio=8)
+        else:
+            tf.io.decode_image(content, channels=3, expand_animations=False)
+    except tf.errors.InvalidArgumentError as error:
+        return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", " ".join(error.message.split()))
+    return None

@@ -1,0 +1,245 @@
+"""Record files, as tensorflow_datasets has them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.config import ConfigError
+from training.data.records.part import Part
+from training.files import replacing, write_text
+
+SEED = 0  # of the images' order
+
+THREADS = 16  # that read and check images
+
+STATE = "prepare.json"
+
+
+def write_records(
+    classes: tuple[str, ...],
+    parts: dict[str, Part],
+    output: Path,
+    file_format: str,
+    shard_size: int,
+) -> str:
+    """Writes images to record files, as tfds has them; goes on where an earlier call was stopped.
+
+    Args:
+        classes: names, in label order.
+        parts: "train" and "validation", as far as they are there.
+        output: the folder, of which only this function writes. `prepare.json` in it says what is
+            done.
+        file_format: one of `FORMATS`.
+        shard_size: bytes of a file, about.
+
+    Returns:
+        What is written, in a few lines.
+
+    Raises:
+        ConfigError: if the folder has something else, or an image's file can't be read.
+    """
+    import tensorflow as tf
+    from tqdm import tqdm
+
+    from training.data import sources
+
+    plan = {
+        "format": file_format,
+        "shard_size": shard_size,
+        "classes": hashlib.sha256("\n".join(classes).encode()).hexdigest(),
+        "parts": {name: part.digest() for name, part in parts.items()},
+    }
+    state = _open_output(output, plan)
+    if state is None:
+        state = {
+            "plan": plan,
+            "files": {n: _files(p, shard_size) for n, p in parts.items()},
+            "done": {},
+        }
+        write_text(output / STATE, json.dumps(state))
+
+    jobs = []
+    for name, part in parts.items():
+        template, number = _template(output, name, file_format), state["files"][name]
+        order = np.random.RandomState(SEED).permutation(len(part.labels))
+        for shard, rows in enumerate(np.array_split(order, number)):
+            path = Path(template.sharded_filepath(shard_index=shard, num_shards=number))
+            jobs.append((name, path, rows))
+    left = [job for job in jobs if not (job[1].name in state["done"] and job[1].is_file())]
+
+    total, to_do = (sum(len(rows) for *_, rows in some) for some in (jobs, left))
+    try:
+        with (
+            concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
+            tqdm(total=total, initial=total - to_do, unit=" images", disable=None) as bar,
+        ):
+            for name, path, rows in left:
+                contents = pool.map(parts[name].checked, rows)
+                state["done"][path.name] = _write(
+                    path, file_format, parts[name], rows, contents, bar
+                )
+                write_text(output / STATE, json.dumps(state))
+    except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
+        raise ConfigError(
+            f"{output} can't be written: {sources.one_line(error)} Once it can, the same command goes "
+            "on."
+        ) from error
+
+    # What tfds reads first is written last.
+    shards = {
+        name: [state["done"][path.name] for n, path, _ in jobs if n == name] for name in parts
+    }
+    for name, of_part in shards.items():
+        if not any(shard["images"] for shard in of_part):
+            raise ConfigError(
+                f"All {name} images are damaged, the first: {of_part[0]['damaged'][0]}"
+            )
+    damaged = sorted(line for of_part in shards.values() for s in of_part for line in s["damaged"])
+    if damaged:
+        write_text(output / "damaged.txt", "\n".join(damaged) + "\n")
+    _write_metadata(output, classes, shards, file_format)
+    counts = [f"{sum(s['images'] for s in of_part):,} {name}" for name, of_part in shards.items()]
+    lines = [f"{output} has {' and '.join(counts)} images: the source tfds:{output.resolve()}."]
+    if damaged:
+        lines.append(f"{len(damaged):,} damaged images are left out, see {output / 'damaged.txt'}.")
+    return "\n".join(lines)
+
+
+def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier call has left in the folder, or None if nothing; makes it if need be."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if (output / STATE).exists():
+            state = json.loads((output / STATE).read_text(encoding="utf-8"))
+            there = state["plan"]
+        elif any(output.iterdir()):
+            raise ConfigError(f"{output} must be empty, or begun by training.prepare.")
+        else:
+            return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"The folder {output} can't be used: {error}") from None
+    for option in ("format", "shard_size"):
+        if there[option] != plan[option]:
+            raise ConfigError(
+                f"{output} was begun with another {option} ({there[option]} there, {plan[option]} "
+                "asked). Choose another --output, or remove that folder."
+            )
+    if there != plan:
+        raise ConfigError(
+            f"{output} was begun with other images: files have come, gone or been renamed since. "
+            "Choose another --output, or remove that folder."
+        )
+    return state
+
+
+def _files(part: Part, shard_size: int) -> int:
+    """How many record files a part has, by the mean size of some of its images."""
+    count = len(part.labels)
+    some = np.random.RandomState(SEED).permutation(count)[:200]
+    size = np.mean([len(part.content(row)) for row in some])
+    return int(min(max(1, round(count * size / shard_size)), count))
+
+
+def _template(output: Path, part: str, file_format: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ShardedFileTemplate(
+        data_dir=output, dataset_name="images", split=part, filetype_suffix=file_format
+    )
+
+
+def _write(
+    path: Path, file_format: str, part: Part, rows: np.ndarray, contents: Iterator, bar: Any
+) -> dict[str, Any]:
+    """Writes a record file with these images; returns what is in it."""
+    done = {"images": 0, "bytes": 0, "damaged": []}
+    with replacing(path) as beside, _writer(beside, file_format) as write:
+        for row, (content, damage) in zip(rows, contents, strict=True):
+            name = part.names[row]
+            if damage:
+                done["damaged"].append(f"{path.name}: {os.fsdecode(name)}: {damage}")
+            else:
+                record = _record(content, int(part.labels[row]), name)
+                write(record)
+                done["images"] += 1
+                done["bytes"] += len(record)
+            bar.update()
+    return done
+
+
+@contextlib.contextmanager
+def _writer(path: Path, file_format: str) -> Iterator[Callable[[bytes], None]]:
+    if file_format == "tfrecord":
+        import tensorflow as tf
+
+        writer = tf.io.TFRecordWriter(str(path))
+    else:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        writer = ArrayRecordWriter(str(path), "group_size:1")  # for random access
+    try:
+        yield writer.write
+    finally:
+        writer.close()
+
+
+def _record(content: bytes, label: int, name: bytes) -> bytes:
+    """An example as the features of `_write_metadata` have it."""
+    import tensorflow as tf
+
+    features = {
+        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        "file_name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    # Else the order of the features is another in each process.
+    return example.SerializeToString(deterministic=True)
+
+
+def _write_metadata(
+    output: Path, classes: tuple[str, ...], shards: dict[str, list[dict]], file_format: str
+) -> None:
+    import tensorflow_datasets as tfds
+
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name="images", version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
+        ),
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=classes),
+                "file_name": tfds.features.Text(),
+            }
+        ),
+        supervised_keys=("image", "label"),
+    )
+    info.set_file_format(file_format)
+    splits = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[shard["images"] for shard in of_part],
+            num_bytes=sum(shard["bytes"] for shard in of_part),
+            filename_template=_template(output, name, file_format),
+        )
+        for name, of_part in shards.items()
+    ]
+    info.set_splits(tfds.core.SplitDict(splits))
+    with tempfile.TemporaryDirectory(dir=output) as beside:
+        info.write_to_directory(beside)
+        # dataset_info.json last: without it, there is no data set.
+        for name in sorted(os.listdir(beside), key="dataset_info.json".__eq__):
+            os.replace(os.path.join(beside, name), output / name)

@@ -1,0 +1,69 @@
+"""Where images come from. A source is one string:
+
+    digits                 scikit-learn's handwritten digits
+    folder:PATH            image files in class folders: PATH/train/CLASS/* and PATH/val/CLASS/* (or
+                           validation, or test), or PATH/CLASS/*, which are training images
+    tfds:NAME[/CONFIG]     a data set of tensorflow_datasets, in TFRecord or ArrayRecord
+    tfds:PATH              one that is prepared in this folder, such as by `training.prepare`
+
+PATH may be whatever `tf.io.gfile` reads, gs:// for one. A class's label is its place among the class
+folders' names, sorted; names that are all numbers are sorted as numbers. So ImageNet's synsets
+(n01440764, ...) have their official labels, and the folders 0 to 999 of ImageNet-V2 too.
+
+Training images are the part "train", those by which a model is judged the part "validation", or
+"test" where there is none. A split says otherwise, in the words of tensorflow_datasets: "train[:90%]",
+"train+validation", "all". Of folders and digits, a slice has its share of every class. The part
+"evaluation" is that of validation, but of PATH/CLASS/* it is all.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from training.config import ConfigError
+from training.data.sources.digits import digits
+from training.data.sources.folder import Folder, folder, list_folder
+from training.data.sources.images import SUFFIXES, Example, Images
+from training.data.sources.tfds import find_builder, is_prepared, tfds_images
+
+
+def load(source: str, part: str, split: str | None = None, data_dir: str | None = None) -> Images:
+    """Finds the images of a source.
+
+    Args:
+        source: see above.
+        part: "train", "validation" or "evaluation".
+        split: which images the part has; None for the usual ones.
+        data_dir: folder of the prepared tfds data sets; None for tfds' own.
+
+    Returns:
+        The images. None of them has been read.
+
+    Raises:
+        ConfigError: if there is no such source, or it has no such images.
+    """
+    kind, _, place = source.partition(":")
+    if source == "digits":
+        return digits(part, split)
+    if kind == "folder" and place:
+        return folder(place, part, split)
+    if kind == "tfds" and place:
+        return tfds_images(place, part, split, data_dir)
+    close = difflib.get_close_matches(kind, ("digits", "folder", "tfds"), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        "A source must be tfds:NAME, tfds:NAME/CONFIG, folder:PATH or digits. Received "
+        f"{source!r}.{hint}"
+    )
+
+
+__all__ = [
+    "SUFFIXES",
+    "Example",
+    "Folder",
+    "Images",
+    "find_builder",
+    "is_prepared",
+    "list_folder",
+    "load",
+]

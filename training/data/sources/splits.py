@@ -1,0 +1,57 @@
+"""Which images of a source a split takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from training._messages import one_line
+from training.config import ConfigError
+
+# The splits of a part, where no other is asked for; the first that is there is taken.
+_HELD_OUT = ("validation", "test")
+
+_SPLITS = {"train": ("train",), "validation": _HELD_OUT, "evaluation": _HELD_OUT}
+
+
+def choose(source: str, split: str, labels: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """The rows that a split takes of the parts whose images' labels are given, in their order."""
+    import tensorflow_datasets as tfds
+
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[len(rows)], num_bytes=0)
+        for name, rows in labels.items()
+    }
+    try:
+        slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"The split {split!r} of {source}: {one_line(error)}") from None
+    chosen = [(s.splitname, _mixed(labels[s.splitname])[s.from_ : s.to]) for s in slices]
+    if not any(len(rows) for _, rows in chosen):
+        raise ConfigError(f"The split {split!r} of {source} has no images.")
+    return [(name, np.sort(rows)) for name, rows in chosen]
+
+
+def usual_split(source: str, part: str, splits: Sequence[str]) -> str:
+    name = next((name for name in _SPLITS[part] if name in splits), None)
+    if name is None:
+        option = "--split " if part == "evaluation" else f"{part}_split="
+        example = f"{next(iter(splits))}[{':90%' if part == 'train' else '90%:'}]"
+        raise ConfigError(
+            f"{source} has no {part} images but {', '.join(splits)}. Say which to take, such as "
+            f"`{option}{example}`."
+        )
+    return name
+
+
+def _mixed(labels: np.ndarray) -> np.ndarray:
+    """An order of the images in which every stretch has its share of each class; always the same."""
+    random = np.random.RandomState(0)  # its numbers are the same in all versions of NumPy
+    shuffled = random.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    shift = np.repeat(random.uniform(size=len(counts)), counts)
+    place = (np.arange(len(labels)) - first + shift) / np.repeat(counts, counts)
+    return by_class[np.argsort(place, kind="stable")]

@@ -1,0 +1,1 @@
+"""How a run trains: the step, the loop, callbacks and checkpoints."""

@@ -1,0 +1,184 @@
+"""What is kept and shown of a run while it goes on: checkpoints, curves as numbers, the speed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.config import Config
+from training.engine.run_checkpoints import RunCheckpoints
+from training.engine.state import Progress, State
+from training.files import write_text
+
+
+class Stopped(Exception):
+    """The run has done the steps that it was asked for, and is not at its end."""
+
+
+class Diverged(Exception):
+    """The loss or the gradient is no number, or the loss too large. The message says where."""
+
+
+class Recorder(keras.callbacks.Callback):
+    """Counts the steps, and after each does what is due.
+
+    Args:
+        config: of the run.
+        progress, state: of the run.
+        checkpoints: where to write them; None for a worker that only takes part.
+        run_dir: of the run, for the curves; None likewise.
+        steps_per_epoch, total_steps: of the run.
+        means: of the epoch that is gone on with.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        progress: Progress,
+        state: State,
+        checkpoints: RunCheckpoints | None,
+        run_dir: Path | None,
+        steps_per_epoch: int,
+        total_steps: int,
+        means: dict[str, np.ndarray],
+    ):
+        super().__init__()
+        self._config = config
+        self._progress = progress
+        self._state = state
+        self._checkpoints = checkpoints
+        self._run_dir = run_dir
+        self._steps_per_epoch = steps_per_epoch
+        self._total_steps = total_steps
+        self._means = means
+        self._writer = run_dir and tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+        self._stop_at = min(total_steps, config.max_steps or total_steps)
+
+    def close(self) -> None:
+        """Ends the file of the curves."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._state.restore_means(self._means)
+        self._means = {}
+        self._begin = time.perf_counter() - self._progress.seconds
+        self._speed = _Speed(self._config.batch_size)
+
+    def on_test_begin(self, logs=None):
+        self._averaged = self.model.averaged()
+        self._averaged.__enter__()
+
+    def on_test_end(self, logs=None):
+        self._averaged.__exit__(None, None, None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self._progress.step = self._progress.step + 1
+        loss, norm = logs.pop("step_loss"), logs["gradient_norm"]
+        # A step whose scaled gradient overflows is left out. Any other has made such weights.
+        scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        # "Not at most": nor if it is no number.
+        if not loss <= self._config.max_loss or not (scaled or norm < math.inf):
+            raise Diverged(
+                f"The loss of step {step} is {loss:.4g}, at learning rate {logs['learning_rate']:.3g} "
+                f"and gradient norm {norm:.3g}."
+            )
+        logs["images_per_second"] = self._speed.after(step)
+        if step % self._config.log_steps == 0:
+            self._write_points("train", {**logs, "step_loss": loss})
+        if step % self._steps_per_epoch == 0 or step == self._total_steps:
+            self._progress.seconds = time.perf_counter() - self._begin
+        else:  # at the end of an epoch only after its evaluation, in on_epoch_end
+            due = self._config.checkpoint_steps
+            self._save_if((due is not None and step % due == 0) or step == self._stop_at)
+
+    def on_epoch_end(self, epoch, logs=None):
+        progress, step = self._progress, self._progress.step
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs.pop("step_loss", None)
+        seconds, progress.seconds = progress.seconds, 0.0
+        done = step - (step - 1) // self._steps_per_epoch * self._steps_per_epoch
+        logs["images_per_second"] = done * self._config.batch_size / seconds
+        progress.epochs.append(
+            {
+                "epoch": epoch + 1,
+                "step": step,
+                **{name: float(value) for name, value in logs.items()},
+                "training_seconds": seconds,
+                "seconds": time.perf_counter() - self._begin,
+            }
+        )
+        if self._run_dir is not None:
+            write_text(self._run_dir / "history.csv", as_csv(progress.epochs))
+            scores = {k.removeprefix("val_"): v for k, v in logs.items() if k.startswith("val_")}
+            self._write_points("validation", scores)
+            self._writer.flush()
+        left = (self._total_steps - step) / self._steps_per_epoch * progress.epochs[-1]["seconds"]
+        if self._run_dir is not None and left:
+            print(f"{step} of {self._total_steps} steps; about {duration(left)} to go.", flush=True)
+        self._save_if(True)
+
+    def _save_if(self, due: bool) -> None:
+        """Writes a checkpoint if one is due, and stops if the run was asked to stop here."""
+        step = self._progress.step
+        if due:
+            if step % self._steps_per_epoch and step != self._total_steps:
+                self._progress.seconds = time.perf_counter() - self._begin
+            checkpoint = self._state.checkpoint()
+            if self._checkpoints is not None:
+                self._checkpoints.save(checkpoint)
+        if step == self._stop_at and step < self._total_steps:
+            raise Stopped
+
+    def _write_points(self, folder: str, numbers: dict[str, Any]) -> None:
+        """For TensorBoard."""
+        if self._writer is None:
+            return
+        # As tf.summary.scalar, which needs the tensorboard package; that is for looking only.
+        metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
+        with self._writer.as_default(step=self._progress.step):
+            for name, value in numbers.items():
+                tf.summary.write(
+                    f"{folder}/{name}", tf.constant(value, tf.float32), metadata=metadata
+                )
+
+
+class _Speed:
+    """Images per second, without the first step, which prepares."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._first = None
+
+    def after(self, step: int) -> float:
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (step, now)
+            return math.nan
+        return self._batch_size * (step - self._first[0]) / (now - self._first[1])
+
+
+def duration(seconds: float) -> str:
+    """Such as "3 h 20 min" or "40 s"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def as_csv(epochs: list[dict[str, float]]) -> str:
+    """A line for each epoch, under the names of the numbers."""
+    text = io.StringIO()
+    names = {name: None for epoch in epochs for name in epoch}
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(epochs)
+    return text.getvalue()

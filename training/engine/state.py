@@ -1,0 +1,90 @@
+"""How far a run is, and all that the rest of it depends on."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from training import distribute
+from training.engine.run_checkpoints import RunCheckpoint
+from training.engine.step import Trainer
+
+
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        attempt: how often the run went back to a checkpoint to make other random draws.
+        epochs: for each finished epoch, numbers by name: `epoch`, from 1, `step`, `loss`, `top1`,
+            `top5`, `gradient_norm` (of its last step), `val_loss`, `val_top1`, `val_top5`,
+            `learning_rate` (of the step after the epoch), `images_per_second`, `training_seconds`,
+            and `seconds` with evaluation.
+        seconds: spent on training in the epoch that is not finished.
+        damaged: images that the chief could not read, by name; the values mean nothing.
+    """
+
+    def __init__(self):
+        self.step = 0
+        self.attempt = 0
+        self.epochs: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.damaged: dict[str, None] = {}
+
+
+class State:
+    """All that the rest of a run depends on, in a trainer and in a checkpoint.
+
+    These are the model's weights and statistics, their averages, the optimizer's state, the states of
+    the seed generators, and, for a checkpoint within an epoch, the means over the epoch until then.
+    """
+
+    def __init__(self, trainer: Trainer, progress: Progress):
+        self._progress = progress
+        self._variables = {
+            **{weight.path: weight for weight in trainer.cvt.weights},
+            **{average.path: average for average in trainer.averages},
+            **{f"optimizer/{state.path}": state for state in trainer.optimizer.variables},
+            **{
+                f"seeds/{number}": seeds.state
+                for number, seeds in enumerate(distribute.seed_generators(trainer.cvt))
+            },
+        }
+        self._means = {
+            f"means/{name}/{variable.name}": variable
+            for name, mean in trainer.means.items()
+            for variable in mean.variables
+        }
+
+    def checkpoint(self) -> RunCheckpoint:
+        """As it is now. With several machines, all must call it: they add up what they have."""
+        arrays = {
+            name: keras.ops.convert_to_numpy(variable)
+            for name, variable in {**self._variables, **self._means}.items()
+        }
+        return RunCheckpoint(self._progress.step, arrays, dict(vars(self._progress)))
+
+    def restore(self, checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
+        """Back to a checkpoint.
+
+        Returns:
+            The means, for `restore_means`: `fit` sets them to zero when it starts an epoch.
+
+        Raises:
+            ValueError: for a checkpoint of another model or optimizer.
+        """
+        arrays = dict(checkpoint.arrays)
+        means = {name: arrays.pop(name) for name in self._means if name in arrays}
+        if arrays.keys() != self._variables.keys():
+            odd = sorted(arrays.keys() ^ self._variables.keys())
+            raise ValueError(f"it has other states than this run, such as {odd[0]!r}")
+        for name, variable in self._variables.items():
+            variable.assign(arrays[name])
+        progress = dict(checkpoint.state)
+        self._progress.damaged.update(progress.pop("damaged", {}))
+        vars(self._progress).update(progress)
+        return means
+
+    def restore_means(self, means: dict[str, np.ndarray]) -> None:
+        for name, value in means.items():
+            self._means[name].assign(value)

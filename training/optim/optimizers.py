@@ -1,0 +1,124 @@
+"""The optimizers, and which weights are treated in another way."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import keras
+from keras import ops
+
+import keras_cvt
+from keras_cvt.structure import stage_configs
+from training.config import Config
+from training.distribute import every_layer
+from training.optim.schedules import schedule
+
+
+def without_decay(model: keras.Model) -> list[keras.Variable]:
+    """The weights that weight decay leaves alone: norms, biases, class token, position embedding.
+
+    That is whatever has one axis, and the weights of two layers. The depthwise kernels, small as
+    they are, do decay. Source: official `set_wd` and `no_weight_decay`.
+    """
+    special = {
+        id(weight)
+        for layer in every_layer(model)
+        if isinstance(layer, (keras_cvt.ClassToken, keras_cvt.PositionEmbedding))
+        for weight in layer.trainable_weights
+    }
+    return [w for w in model.trainable_weights if len(w.shape) <= 1 or id(w) in special]
+
+
+def freeze_without_effect(model: keras.Model) -> None:
+    """Takes the weights that can't change what a model computes out of its trainable ones.
+
+    Softmax ignores what is added to the scores of all keys alike: the keys' bias, and the offset of
+    the keys' BatchNormalization where no class token is among the keys. Their gradient is zero but
+    for rounding errors, of which Adam would make steps as large as any other: the weights would
+    differ between one device and two, to no effect.
+    """
+    stages = stage_configs(model)
+    for weight in model.trainable_weights:
+        stage = stages[int(re.match(r"stage(\d+)_|", weight.path)[1] or 0)]
+        if weight.path.endswith("/proj_k/bias") or (
+            weight.path.endswith("/conv_proj_k/bn/beta") and not stage.class_token
+        ):
+            weight.trainable = False
+
+
+class _ReducedBefore:
+    """For an optimizer that is given gradients which all replicas share already.
+
+    Keras' own adds them up inside of the optimizer, after clipping, and looks for numbers that are
+    not finite on the first replica only. `training.engine.step` adds up before both.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt_training")
+class AdamW(_ReducedBefore, keras.optimizers.AdamW):
+    """AdamW as torch has it, with which the recipe was found.
+
+    Keras' own adds epsilon before it corrects the bias of the moments, which makes the epsilon of the
+    first steps up to 32 times as large.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        mean, square = self._momentums[index], self._velocities[index]
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
+        self.assign_add(square, (gradient * gradient - square) * (1 - self.beta_2))
+        root = ops.sqrt(square / (1 - self.beta_2**step)) + self.epsilon
+        self.assign_sub(variable, learning_rate * mean / (1 - self.beta_1**step) / root)
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt_training")
+class SGD(_ReducedBefore, keras.optimizers.SGD):
+    """SGD as torch has it.
+
+    Weight decay is added to the gradient, and so to the momentum; and the whole momentum is multiplied
+    with the learning rate of the step, where Keras' own has each gradient's learning rate in it.
+    """
+
+    def __init__(self, *args, decay: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.decay = decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self._use_weight_decay(variable):
+            gradient = gradient + self.decay * variable
+        if self.momentum:
+            momentum = self.momentums[self._get_variable_index(variable)]
+            self.assign(momentum, self.momentum * momentum + gradient)
+            gradient = gradient + self.momentum * momentum if self.nesterov else momentum
+        self.assign_sub(variable, learning_rate * gradient)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "decay": self.decay}
+
+
+def optimizer(
+    config: Config, model: keras.Model, steps_per_epoch: int, scaled: bool = False
+) -> keras.Optimizer:
+    """The run's optimizer, with its variables made; under the strategy in whose scope it is called.
+
+    Args:
+        model: whose trainable weights are meant.
+        scaled: whether the loss is scaled, and steps left out that a too large scale has spoiled:
+            for float16.
+    """
+    rate = schedule(config, steps_per_epoch)
+    if config.optimizer == "sgd":
+        result = SGD(rate, momentum=config.momentum, decay=config.weight_decay, name="sgd")
+    else:
+        result = AdamW(rate, weight_decay=config.weight_decay, epsilon=config.epsilon, name="adamw")
+    result.exclude_from_weight_decay(var_list=without_decay(model))
+    if scaled:
+        # Keras' own name counts these optimizers, and a checkpoint has the name.
+        result = keras.optimizers.LossScaleOptimizer(result, name="loss_scale")
+    result.build(model.trainable_variables)
+    return result

@@ -1,0 +1,102 @@
+"""The learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from training.config import Config, ConfigError
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt_training")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that grows linearly, falls along half a cosine, and then stays.
+
+    The cosine begins at step 0, not after the growth, as in timm's `CosineLRScheduler`: growth just
+    hides its beginning. With `hold` equal to the steps of an epoch this is the official code's
+    schedule, which changes the rate between epochs. In a notebook:
+
+        rate = WarmupCosine(1e-3, total_steps=epochs * steps, warmup_steps=5 * steps)
+        model.compile(optimizer=keras.optimizers.AdamW(rate), loss=...)
+
+    Args:
+        peak: to which the growth leads.
+        total_steps: the step at which `final` is reached, and kept from then on.
+        warmup_steps: steps of growth; with 0 the first step has the peak.
+        initial: at step 0 of the growth.
+        final: the lowest, at the end.
+        hold: so many successive steps have one learning rate, that of the first of them.
+
+    Call arguments:
+        step: how many steps have been done before this one; an integer scalar.
+
+    Returns:
+        A float32 scalar.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        initial: float = 0.0,
+        final: float = 0.0,
+        hold: int = 1,
+    ):
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                "`warmup_steps` must be at least 0 and less than `total_steps`. Received "
+                f"warmup_steps={warmup_steps}, total_steps={total_steps}."
+            )
+        self.peak = peak
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.initial = initial
+        self.final = final
+        self.hold = hold
+
+    def __call__(self, step: Any) -> Any:
+        # Integers first: a float32 counts only to 2**24.
+        step = ops.cast(step, "int64")
+        step = ops.cast(step - step % self.hold, "float32")
+        growth = self.initial + (self.peak - self.initial) * step / max(self.warmup_steps, 1)
+        share = ops.minimum(step / self.total_steps, 1.0)
+        fall = self.final + (self.peak - self.final) * (1 + ops.cos(math.pi * share)) / 2
+        return ops.where(step < self.warmup_steps, growth, fall)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "initial": self.initial,
+            "final": self.final,
+            "hold": self.hold,
+        }
+
+
+def schedule(config: Config, steps_per_epoch: int) -> WarmupCosine:
+    """The run's learning rate, step by step.
+
+    Raises:
+        ConfigError: if the run ends before its warm-up does.
+    """
+    total_steps = config.falling_steps(steps_per_epoch)
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        raise ConfigError(
+            f"`warmup_epochs` must be less than the run, of {total_steps / steps_per_epoch:.3g} "
+            f"epochs. Received {config.warmup_epochs:g}."
+        )
+    scale = config.batch_size / (config.learning_rate_images or config.batch_size)
+    return WarmupCosine(
+        config.learning_rate * scale,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        initial=config.warmup_learning_rate,
+        final=config.final_learning_rate,
+        hold=steps_per_epoch if config.schedule_unit == "epoch" else 1,
+    )

@@ -1,0 +1,80 @@
+"""The lock of a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from training.config import ConfigError
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def print_warning(message: str) -> None:
+    print(f"Warning: {message}", file=sys.stderr, flush=True)
+
+
+class RunLock:
+    """Keeps other processes from writing the same run: `with RunLock(run_dir): ...`.
+
+    The lock is the operating system's, on the file `lock` in the folder: it is free as soon as its
+    process is dead, however it died. A file system without locks gives a warning, and no protection.
+
+    Args:
+        run_dir: made if there is none.
+        warn: is told if there are no locks.
+
+    Raises:
+        ConfigError: on entering, if another process has the lock, or the folder can't be written.
+    """
+
+    def __init__(self, run_dir: Path, warn: Callable[[str], None] = print_warning):
+        self._path = run_dir / "lock"
+        self._warn = warn
+
+    def __enter__(self) -> None:
+        run_dir = self._path.parent
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self._file = self._locked()
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            self._file.flush()
+        except BlockingIOError:
+            other = ""
+            with contextlib.suppress(OSError):  # it may just have ended
+                other = self._path.read_text(encoding="utf-8")
+            raise ConfigError(
+                f"{run_dir} is being written by {other or 'another process'}. Wait for its end, stop "
+                "it, or choose another --run-dir."
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"The run folder {run_dir} can't be used: {error}") from error
+
+    def _locked(self) -> TextIO:
+        """Opens and locks the file; BlockingIOError if another process has it."""
+        while True:
+            file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as locked
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    file.close()
+                    raise
+                self._warn(f"{self._path.parent} can't be locked: start no second run there")
+            # The one who had it before may have removed the file since we opened it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
+                    return file
+            file.close()
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+        self._file.close()
