@@ -35,18 +35,20 @@ venv: .venv/made
 # Layers, models and parity on the other two backends of Keras, each in its own environment.
 test-backends: test-jax test-torch
 
-BACKEND_TESTS := tests/test_layers.py tests/test_models.py tests/test_parity.py tests/test_attention.py
+BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
+	layers test_models.py test_parity.py analysis/test_attention.py)
 
 # JAX compiles every operation for every shape: without optimizing it, in much less time.
 XLA_QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
 test-jax: .venv-jax/made
 	KERAS_BACKEND=jax XLA_FLAGS="$(XLA_QUICK)" .venv-jax/bin/python -m pytest $(BACKEND_TESTS) \
-		tests/test_deploy.py::test_logits_and_maps_are_the_official_ones
+		tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones
 
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
-		tests/test_training_step.py tests/test_checkpoints.py tests/test_weights.py tests/test_deploy.py
+		$(addprefix tests/keras_cvt/, \
+		test_training_step.py checkpoints weights test_deployment.py)
 
 # All that python -m benchmarks.* compares with.
 peers: .venv/made .venv-torch/made .venv-jax/made

@@ -1,6 +1,6 @@
 """The recipe's augmentation with Pillow and NumPy, one image after the other, as timm does it.
 
-`tests/test_augment.py` holds `training.augment` to it, `benchmarks.input` compares speeds.
+`tests/training/augment` holds `training.augment` to it, `benchmarks.input` compares speeds.
 Source: timm 0.3.2, `rand-m9-mstd0.5-inc1`; torchvision's `RandomResizedCrop`.
 """
 

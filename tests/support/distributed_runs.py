@@ -1,7 +1,7 @@
-"""Short trainings of a tiny CvT, for tests/test_distribute.py, in processes of their own.
+"""Short trainings of a tiny CvT, for test_distribute.py, in processes of their own.
 
-    python tests/distributed_runs.py devices FOLDER    on one device and on two logical CPU devices
-    python tests/distributed_runs.py worker FOLDER     as one of the workers that TF_CONFIG names
+    python distributed_runs.py devices FOLDER    on one device and on two logical CPU devices
+    python distributed_runs.py worker FOLDER     as one of the workers that TF_CONFIG names
 
 What comes of each is FOLDER/NAME.npz, with all that a checkpoint has and the numbers of `fit`.
 """

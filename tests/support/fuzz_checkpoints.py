@@ -1,6 +1,6 @@
 """Reads thousands of damaged copies of checkpoint files; only a CheckpointError may come of it.
 
-    python tests/fuzz_checkpoints.py --runs 5000 FILE [FILE ...]
+    python tests/support/fuzz_checkpoints.py --runs 5000 FILE [FILE ...]
 
 Each copy is read in a process of its own, so that a crash, a hang or a huge allocation is seen and
 counted and ends nothing else. For a zip archive, half of the copies get the damage inside one of its

@@ -1,6 +1,6 @@
 """Tests of training/distribute, and that several devices and machines train as one device does.
 
-The trainings are in tests/distributed_runs.py: a process can arrange its devices only once.
+The trainings are in tests/support/distributed_runs.py: a process can arrange its devices only once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.config import ConfigError
 from training.distribute.replicas import GlobalDropPath
 from training.engine.run_checkpoints import RunCheckpoints
 
-TESTS = Path(__file__).parent
+TESTS = programs.CHECKOUT / "tests" / "support"
 ENVIRONMENT = ("TF_CONFIG", "TPU_NAME", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 
 
@@ -39,11 +39,11 @@ def no_cluster(monkeypatch):
 
 
 def start(what: str, folder: Path, **environment: str) -> subprocess.Popen:
-    path = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(programs.CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
     return subprocess.Popen(
         [sys.executable, TESTS / "distributed_runs.py", what, str(folder)],
-        cwd=TESTS.parent,
+        cwd=programs.CHECKOUT,
         env={**kept, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

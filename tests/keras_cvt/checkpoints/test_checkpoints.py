@@ -23,15 +23,14 @@ import safetensors
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from programs import CHECKOUT
 
 from keras_cvt import checkpoints
 from keras_cvt.checkpoints import CheckpointError, read, torch_pickle, write_safetensors
 from keras_cvt.checkpoints.archive import _MAX_ZIP_DIRECTORY
 from keras_cvt.checkpoints.source import SAFETENSORS_TAGS
 
-REFERENCE = Path(
-    os.environ.get("KERAS_CVT_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")
-)
+REFERENCE = Path(os.environ.get("KERAS_CVT_REFERENCE", CHECKOUT.parent / "shared" / "reference"))
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference checkpoints here")
 
 # ---------------------------------------------------------------- torch archives without torch
@@ -1345,7 +1344,7 @@ def test_h5_not_a_group(h5):
 def in_a_process(path, seconds=20):
     """Reads a file in a process of its own, for the case that the HDF5 library hangs or crashes."""
     program = "import sys; from keras_cvt.checkpoints import read; dict(read(sys.argv[1]))"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     return subprocess.run(
         [sys.executable, "-c", program, path],
         env=environment,
@@ -1489,8 +1488,8 @@ def test_fuzz_program(samples, path):
     for name, data in samples.items():
         files.append(path.with_name(name))
         files[-1].write_bytes(data)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    program = Path(__file__).with_name("fuzz_checkpoints.py")
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    program = CHECKOUT / "tests" / "support" / "fuzz_checkpoints.py"
     done = subprocess.run(
         [sys.executable, program, "--runs", "60", *files],
         env=environment,

@@ -13,6 +13,7 @@ from pathlib import Path
 import imagenet_tars
 import pytest
 import tensorflow as tf
+from programs import CHECKOUT
 
 from keras_cvt.imagenet import labels as english
 from keras_cvt.imagenet import synsets
@@ -21,8 +22,6 @@ from training.data import sources
 from training.data.records import writer
 from training.data.records.folder import read_folder
 from training.data.records.tars import TRAIN_TAR, VALIDATION_TAR
-
-CHECKOUT = Path(__file__).parent.parent
 
 
 def run(*arguments: object) -> int:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import reference_models
+from programs import CHECKOUT
 
 import keras_cvt
 
@@ -77,7 +78,7 @@ def test_compiled_with_fixed_size(tmp_path):
 
 def test_copies_are_the_reference():
     """The copies in the repository are complete; checked where the originals are at hand."""
-    default = Path(__file__).parents[2] / "shared" / "reference"
+    default = CHECKOUT.parent / "shared" / "reference"
     originals = Path(os.environ.get("KERAS_CVT_REFERENCE", default))
     if not originals.is_dir():
         pytest.skip("the originals are not here; set KERAS_CVT_REFERENCE to their folder")

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from programs import CHECKOUT
 
 from training.config import ConfigError
 from training.engine import run_checkpoints
@@ -30,7 +31,6 @@ from training.engine.run_checkpoints import (
 from training.runs import lock
 from training.runs.lock import RunLock
 
-CHECKOUT = Path(__file__).parent.parent
 DTYPES = [
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bool", ml_dtypes.bfloat16),
@@ -83,7 +83,7 @@ def names(*steps: int) -> list[str]:
 def script(code: str, *arguments: object) -> subprocess.Popen:
     """Another process, for which the functions of this module are there as `t`."""
     return subprocess.Popen(
-        [sys.executable, "-c", "import tests.test_run_checkpoints as t\n" + code]
+        [sys.executable, "-c", "import tests.training.engine.test_run_checkpoints as t\n" + code]
         + [str(argument) for argument in arguments],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,

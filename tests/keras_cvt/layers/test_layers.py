@@ -9,6 +9,8 @@ from backend import BACKEND, compiled, gradients
 
 import keras_cvt
 from keras_cvt import layers
+from keras_cvt._validation import PROJECTIONS
+from keras_cvt.layers.common import pad
 
 RNG = np.random.default_rng(0)
 
@@ -296,7 +298,7 @@ def test_embedding_pads_on_all_sides():
     kernel = numpy(layer.proj.kernel)[:, :, 0, 0]
     padded = np.pad(x[0, :, :, 0], 1)
     expected = [[(padded[i : i + 3, j : j + 3] * kernel).sum() for j in (0, 2, 4)] for i in (0, 2)]
-    convolved = layer.proj(layers._pad(keras.ops.convert_to_tensor(x), 1))
+    convolved = layer.proj(pad(keras.ops.convert_to_tensor(x), 1))
     bias = numpy(layer.proj.bias)[0]
     np.testing.assert_allclose(numpy(convolved)[0, :, :, 0] - bias, expected, atol=1e-5)
 
@@ -319,7 +321,7 @@ def test_attention_against_plain_numpy():
     np.testing.assert_allclose(numpy(new_map).reshape(2, 12, 8), expected[:, 1:], atol=1e-5)
 
 
-@pytest.mark.parametrize("projection", layers.PROJECTIONS)
+@pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize("training", [False, True])
 def test_class_token_only(projection, training):
     """The same class token, gradients and BatchNorm statistics as when everything is computed."""

@@ -1,17 +1,15 @@
 """The picture of an architecture says what the configuration is (keras_cvt/analysis/diagram.py)."""
 
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
 import reference_models
+from programs import CHECKOUT
 
 import keras_cvt
 from keras_cvt.analysis import diagram as drawing
 from keras_cvt.architecture import VARIANTS
 from keras_cvt.cli import main
-
-CHECKOUT = Path(__file__).parent.parent
 
 
 def texts(svg):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from programs import CHECKOUT
 from sklearn.datasets import load_sample_images
 
 import keras_cvt
@@ -28,7 +29,6 @@ from keras_cvt.cli import main
 from keras_cvt.export import common, litert, onnx, openvino, saved_model
 from training.demo import answer_without_keras
 
-CHECKOUT = Path(__file__).parent.parent
 LABELS = ("china", "flower", "bird", "müll", "cat")
 SIZES = {"224": (224, 224), "96x160": (96, 160)}
 STAGES = (
@@ -110,13 +110,13 @@ def signatures(served):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """tests/run_saved_model.c, compiled against the installed TensorFlow."""
+    """tests/support/run_saved_model.c, compiled against the installed TensorFlow."""
     library = Path(tf.sysconfig.get_lib())
     path = tmp_path_factory.mktemp("c") / "run_saved_model"
     subprocess.run(
         [
             os.environ.get("CC", "cc"),
-            CHECKOUT / "tests" / "run_saved_model.c",
+            CHECKOUT / "tests" / "support" / "run_saved_model.c",
             f"-I{tf.sysconfig.get_include()}",
             f"-L{library}",
             "-l:libtensorflow_cc.so.2",

@@ -8,7 +8,7 @@ import numpy as np
 import keras_cvt
 from keras_cvt import checkpoints
 
-FOLDER = Path(__file__).parent / "reference"
+FOLDER = Path(__file__).parents[1] / "reference"
 NAMES = ("tiny", "tiny-kv-stride-1", "tiny-linear", "tiny-mixed", "tiny-no-cls")
 SIZES = ("square", "wide", "odd")
 

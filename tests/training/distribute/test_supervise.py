@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
+from programs import CHECKOUT
 
 from training import supervise
 from training.engine.run_checkpoints import RunCheckpoint, RunCheckpoints
 
-CHECKOUT = Path(__file__).parent.parent
 PATIENCE = 60  # seconds, for what takes less than one; only against tests that never end
 
 # What each worker begins with: it knows who it is, and how often its like have been started.
