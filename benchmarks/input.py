@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import gc
 import multiprocessing
 import os
@@ -120,12 +119,13 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     from training import data, distribute
     from training.data import sources
 
-    images = sources.load(config.source, "train", config.train_split, config.data_dir)
+    asked = config.data
+    images = sources.load(asked.source, "train", asked.train_split, asked.data_dir)
     if images.channels != 3:
         raise ConfigError("`source` must have photos in colour; --photos makes some.")
     # A batch is one group, and there are enough of them.
-    group = config.mix_images or config.batch_size
-    config = dataclasses.replace(config, batch_size=group, accumulation=1, epochs=None, steps=10**9)
+    group = config.augmentation.mix_images or config.optimization.batch_size
+    config = config.replace(batch_size=group, accumulation=1, epochs=None, steps=10**9)
     both = data.Data(images, images)
     data.steps_per_epoch(config, both)
 
@@ -134,7 +134,7 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     )
     measure.print_facts({"TensorFlow": tf.__version__, "Pillow": PIL.__version__})
     print(
-        f"{images.count} images of {config.source}, {config.image_size} pixels, groups of {group}\n"
+        f"{images.count} images of {asked.source}, {asked.image_size} pixels, groups of {group}\n"
     )
     print(f"{'images/s':34}{'clock':>8}{'of the processor':>18}")
     steps = _steps(config, images, group)
@@ -146,7 +146,7 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     device = tf.distribute.OneDeviceStrategy("CPU:0")
 
     def whole() -> Any:
-        damaged = data.Damaged(config.max_damaged)
+        damaged = data.Damaged(config.data.max_damaged)
         return distribute.distributed(
             device, lambda **part: data.training_batches(config, both, damaged, **part)
         )
@@ -182,26 +182,27 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
     from training import augment
     from training.data.reading import read_good
 
+    size, seed, asked = config.data.image_size, config.run.seed, config.augmentation
     if images.at is not None:
         rows = tf.data.Dataset.range(10**9).map(lambda n: (n, {"index": n * 7919 % images.count}))
     else:
-        rows = images.stream(augment.key(config.seed), 0, 1).repeat().enumerate()
+        rows = images.stream(augment.key(seed), 0, 1).repeat().enumerate()
 
     def read(number, row):
         return images.at(row["index"])["image"] if images.at is not None else row["image"]
 
     def decoded(number, row):
-        key = augment.key(config.seed, number)
-        box = config.crop_scale and (lambda h, w: augment.crop_box(h, w, key, config.crop_scale))
+        key = augment.key(seed, number)
+        box = asked.crop_scale and (lambda h, w: augment.crop_box(h, w, key, asked.crop_scale))
         return read_good(images, row, box)[0]
 
     def transformed(augmenter: str, erase: float) -> Callable:
         transform = augment.train_transform(
-            config.image_size,
-            config.seed,
+            size,
+            seed,
             crop=False,
             augmenter=augmenter,
-            flip_probability=config.flip,
+            flip_probability=asked.flip,
             erase_probability=erase,
             mean=images.mean,
             std=images.std,
@@ -209,18 +210,18 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
         return lambda number, row: transform(number, decoded(number, row))
 
     def resized(number, row):
-        image = augment.resize(decoded(number, row), config.image_size)
-        return augment.flip(image, augment.key(config.seed, number), config.flip)
+        image = augment.resize(decoded(number, row), size)
+        return augment.flip(image, augment.key(seed, number), asked.flip)
 
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    whole = rows.map(transformed(config.augmenter, config.erase), **parallel)
+    whole = rows.map(transformed(asked.augmenter, asked.erase), **parallel)
     return {
         "read": (rows.map(read, **parallel), 1),
         "+ decode the crop": (rows.map(decoded, **parallel), 1),
         "+ resize, flip": (rows.map(resized, **parallel), 1),
         "+ normalize": (rows.map(transformed("none", 0.0), **parallel), 1),
-        f"+ RandAugment ({config.augmenter})": (
-            rows.map(transformed(config.augmenter, 0.0), **parallel),
+        f"+ RandAugment ({asked.augmenter})": (
+            rows.map(transformed(asked.augmenter, 0.0), **parallel),
             1,
         ),
         "+ erase": (whole, 1),
@@ -263,8 +264,8 @@ def _pillow(config: Config, images: Any, folder: Path) -> Iterator[Callable[[flo
     ends, processes = [], []
     for number in range(CORES):
         end, other = context.Pipe()
-        shared = context.RawArray("f", PILLOW_BATCH * config.image_size**2 * 3)
-        arguments = (other, shared, files, config.image_size, images.mean, images.std, number)
+        shared = context.RawArray("f", PILLOW_BATCH * config.data.image_size**2 * 3)
+        arguments = (other, shared, files, config.data.image_size, images.mean, images.std, number)
         processes.append(context.Process(target=_work, args=arguments, daemon=True))
         processes[-1].start()
         other.close()  # so that a process that has died is noticed

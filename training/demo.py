@@ -85,7 +85,7 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         )
     saved_model = run_dir / "saved_model" / "1"
 
-    expected = model.predict(held_out, batch_size=config.batch_size, verbose=0)
+    expected = model.predict(held_out, batch_size=config.optimization.batch_size, verbose=0)
     answers = answer_without_keras(saved_model, held_out)
     predicted = answers.argmax(axis=-1)
     correct = int(np.sum(predicted == labels))
@@ -114,8 +114,10 @@ def in_memory(config: Config, images: Any) -> tuple[Any, Any]:
 
     from training import data
 
-    damaged = data.Damaged(config.max_damaged)
-    batches = data.evaluation_batches(config, images.held_out, damaged, config.batch_size)
+    damaged = data.Damaged(config.data.max_damaged)
+    batches = data.evaluation_batches(
+        config.data, images.held_out, damaged, config.optimization.batch_size
+    )
     parts = zip(*batches.as_numpy_iterator(), strict=True)
     pixels, targets, weights = (np.concatenate(part) for part in parts)
     return pixels[weights > 0], targets[weights > 0].argmax(axis=-1)

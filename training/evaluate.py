@@ -188,34 +188,41 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     from keras_cvt import weights as weights_lib
     from training import data, distribute, sources
+    from training.engine.devices import devices_for, policy_for
     from training.engine.step import Trainer
 
     # What is asked, checked before anything that takes long.
     run = read_run(Path(options.model))[0] if Path(options.model).is_dir() else None
     subject = find_model(options.model, options.weights)
     config = _config(options, subject, run)
-    damaged = data.Damaged(config.max_damaged)
-    strategy = distribute.choose(config)
-    policy = distribute.policy(config)
-    images = sources.load(config.source, "evaluation", config.validation_split, config.data_dir)
+    damaged = data.Damaged(config.data.max_damaged)
+    strategy = devices_for(config)
+    policy = policy_for(config)
+    images = sources.load(
+        config.data.source, "evaluation", config.data.validation_split, config.data.data_dir
+    )
     split, count = images.split, images.count
     paper = paper_figure(subject, config, images)
-    images = as_labelled_for(subject, config.source, images)
+    images = as_labelled_for(subject, config.data.source, images)
 
     # The model gives logits, of which the loss is more exact than of probabilities.
     with strategy.scope():
-        cvt, file = build(subject, config.image_size, images.channels, policy)
+        cvt, file = build(subject, config.data.image_size, images.channels, policy)
         trainer = Trainer(cvt)
         trainer.compile(jit_compile=False)
 
-    steps = math.ceil(count / config.batch_size)
+    steps = math.ceil(count / config.optimization.batch_size)
     ends = []  # of the batches, in seconds
 
     def after_batch(batch: int, logs: dict[str, float]) -> None:
         ends.append(time.perf_counter())
-        bar.update(min(config.batch_size, count - batch * config.batch_size))
+        bar.update(
+            min(config.optimization.batch_size, count - batch * config.optimization.batch_size)
+        )
 
-    batches = functools.partial(data.evaluation_batches, config, images, damaged, config.batch_size)
+    batches = functools.partial(
+        data.evaluation_batches, config.data, images, damaged, config.optimization.batch_size
+    )
     begin = time.perf_counter()
     # The bar goes to standard error, and only where somebody is looking.
     with tqdm(total=count, unit=" images", disable=None) as bar:
@@ -229,7 +236,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             )
         except tf.errors.ResourceExhaustedError:
             raise ConfigError(
-                f"The memory of the device is too small for --batch-size {config.batch_size}."
+                f"The memory of the device is too small for --batch-size {options.batch_size}."
             ) from None
         except tf.errors.OpError as error:
             raise damaged.error or error from None
@@ -241,7 +248,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     counted = total(trainer.means["top1"].count)
     if not counted:
         raise ConfigError(
-            f"None of the {count} images of {config.source} has a label that is known."
+            f"None of the {count} images of {config.data.source} has a label that is known."
         )
     published = isinstance(subject.weights, weights_lib.Published)
     return {
@@ -251,7 +258,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         if published
         else None,
         "weights_sha256": _sha256(file),
-        "data": config.source,
+        "data": config.data.source,
         "split": split,
         "images": counted,
         "images_without_labels": count - counted - len(damaged.names),
@@ -261,14 +268,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "paper_top1": paper,
         # JSON has no word for what overflowed.
         "loss": result["loss"] if math.isfinite(result["loss"]) else None,
-        "image_size": config.image_size,
-        "crop": config.evaluation_crop,
-        "batch_size": config.batch_size,
+        "image_size": config.data.image_size,
+        "crop": config.data.evaluation_crop,
+        "batch_size": config.optimization.batch_size,
         "precision": policy,
         "strategy": distribute.describe(strategy),
         "seconds": seconds,
         # Without the first batch, which includes TensorFlow's preparations.
-        "images_per_second": (count - config.batch_size) / (ends[-1] - ends[0])
+        "images_per_second": (count - config.optimization.batch_size) / (ends[-1] - ends[0])
         if steps > 1
         else None,
         **versions(),
@@ -346,20 +353,22 @@ def _config(options: argparse.Namespace, subject: Subject, run: Config | None) -
     if strategy == "auto":
         several = len(tf.config.list_physical_devices("GPU")) > 1
         strategy = "mirrored" if several else "one_device"
-    return Config(
-        source=source,
-        validation_split=split,
-        data_dir=data_dir,
-        image_size=size,
-        evaluation_crop=None if crop == "none" else crop,
-        batch_size=options.batch_size,
-        precision=options.precision,
-        strategy=strategy,
-        max_damaged=options.max_damaged,
-        # A config must have these, but evaluation does not ask for them.
-        model="cvt13",
-        epochs=1,
-        learning_rate=1.0,
+    return Config.from_dict(
+        {
+            "source": source,
+            "validation_split": split,
+            "data_dir": data_dir,
+            "image_size": size,
+            "evaluation_crop": None if crop == "none" else crop,
+            "batch_size": options.batch_size,
+            "precision": options.precision,
+            "strategy": strategy,
+            "max_damaged": options.max_damaged,
+            # A config must have these, but evaluation does not ask for them.
+            "model": "cvt13",
+            "epochs": 1,
+            "learning_rate": 1.0,
+        }
     )
 
 
@@ -371,9 +380,9 @@ def paper_figure(subject: Subject, config: Config, images: Any) -> float | None:
     row = subject.weights
     if not isinstance(row, Published):
         return None
-    if (config.image_size, config.evaluation_crop) != (row.image_size, row.crop):
+    if (config.data.image_size, config.data.evaluation_crop) != (row.image_size, row.crop):
         return None
-    name = re.sub(r":[\d.*]+$", "", config.source)  # without the version
+    name = re.sub(r":[\d.*]+$", "", config.data.source)  # without the version
     split, figure = _OF_PAPER.get(name, (None, None))
     if split == images.split:
         return round(getattr(row, figure) / 100, 4)

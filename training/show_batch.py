@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         from training import data as datasets
 
         data = datasets.load(config)
-        damaged = datasets.Damaged(config.max_damaged)
+        damaged = datasets.Damaged(config.data.max_damaged)
         batches = datasets.training_batches(config, data, damaged, first_step=arguments.batch)
         try:
             images, labels = next(iter(batches.as_numpy_iterator()))

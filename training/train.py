@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 def train(
     config: Config, run_dir: Path, resume: Sequence[RunCheckpoints] = ()
 ) -> dict[str, Any] | None:
-    """Trains until the run is finished, or until `config.max_steps`.
+    """Trains until the run is finished, or until `config.run.max_steps`.
 
     Args:
         config: of the run.
@@ -140,10 +140,10 @@ def train(
         DiskError: if a checkpoint can't be written.
     """
     from training import distribute
+    from training.engine.devices import devices_for
     from training.engine.loop import train_run
 
-    # The devices, before anything runs on them.
-    strategy = distribute.choose(config)
+    strategy = devices_for(config)
     if distribute.is_chief(strategy):
         with RunLock(run_dir):
             return train_run(config, run_dir, resume, strategy)

@@ -21,6 +21,7 @@ import keras_cvt
 from training import config as configs
 from training import distribute, optim, startup
 from training.config import ConfigError
+from training.engine.devices import devices_for
 from training.engine.model import build_model
 from training.engine.state import Progress, State
 from training.engine.step import Trainer
@@ -83,13 +84,13 @@ def batches(*rows):
 def run(name: str, strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
     """Trains as training/train.py does."""
     config = configs.load("digits", [*TINY, *VARIANTS[name]])
-    keras.utils.set_random_seed(config.seed)
-    scaled = name == "all"
+    keras.utils.set_random_seed(config.run.seed)
+    asked, scaled = config.optimization, name == "all"
     with strategy.scope():
         cvt = build_model(config, IMAGES)
         distribute.prepare(cvt, strategy)
         optim.freeze_without_effect(cvt)
-        trainer = Trainer(cvt, config.accumulation, config.clip_norm, config.ema)
+        trainer = Trainer(cvt, asked.accumulation, asked.clip_norm, asked.ema)
         trainer.compile(optim.optimizer(config, cvt, STEPS, scaled=scaled), jit_compile=False)
     if scaled:
         trainer.optimizer.dynamic_scale.assign(2.0**30)
@@ -134,7 +135,7 @@ def run(name: str, strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
 
 def refused(overrides: list[str]) -> str:
     try:
-        distribute.choose(configs.load("digits", [*TINY, "logical_cpus=2", *overrides]))
+        devices_for(configs.load("digits", [*TINY, "logical_cpus=2", *overrides]))
     except ConfigError as error:
         return str(error)
     return ""
@@ -163,7 +164,7 @@ def masks(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
 def main(what: str, folder: Path) -> None:
     startup.make_deterministic()
     if what == "worker":
-        strategy = distribute.choose(configs.load("digits", [*TINY, "strategy=multi_worker"]))
+        strategy = devices_for(configs.load("digits", [*TINY, "strategy=multi_worker"]))
         told = {
             "chief": distribute.is_chief(strategy),
             "described": distribute.describe(strategy),
@@ -174,9 +175,7 @@ def main(what: str, folder: Path) -> None:
         (folder / f"worker{number}.json").write_text(json.dumps(told))
         return
     strategies = {
-        name: distribute.choose(
-            configs.load("digits", [*TINY, "logical_cpus=2", f"strategy={name}"])
-        )
+        name: devices_for(configs.load("digits", [*TINY, "logical_cpus=2", f"strategy={name}"]))
         for name in ("one_device", "mirrored")
     }
     for name, strategy in strategies.items():

@@ -239,7 +239,7 @@ def test_images_without_any_label_are_no_result(models, numbered, tmp_path, monk
 def test_folder_of_a_run_has_its_own_images(tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    config = dataclasses.replace(CONFIG, validation_split="validation[:20%]")
+    config = CONFIG.replace(validation_split="validation[:20%]")
     (run_dir / "config.json").write_text(json.dumps(config.to_dict()))
     (run_dir / "report.json").write_text("{}")
     model = cvt(10, channels=1, classifier_activation=None)  # logits are understood, too
@@ -307,11 +307,11 @@ def test_published_weights_stand_beside_the_paper(models, tmp_path, monkeypatch,
 def test_figure_of_the_paper(source, split, count, figure):
     images = sources.Images(count, imagenet.labels(), imagenet.synsets(), split)
     subject = evaluate.Subject("CvT13", STAGES, "quick_gelu", weights.PUBLISHED[0], 1000, 224)
-    config = dataclasses.replace(CONFIG, source=source, image_size=224, evaluation_crop=0.875)
+    config = CONFIG.replace(source=source, image_size=224, evaluation_crop=0.875)
     assert evaluate.paper_figure(subject, config, images) == figure
     for other in (
-        dataclasses.replace(config, image_size=256),
-        dataclasses.replace(config, evaluation_crop=None),
+        config.replace(image_size=256),
+        config.replace(evaluation_crop=None),
     ):
         assert evaluate.paper_figure(subject, other, images) is None
     own = dataclasses.replace(subject, weights="own.pth")

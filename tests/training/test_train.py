@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 import shutil
@@ -20,7 +19,7 @@ from tensorflow.python.framework import config as tf_config
 
 from training import augment, data, demo, distribute, optim, startup, train
 from training import config as configs
-from training.config import Config, ConfigError
+from training.config import Config, ConfigError, settings
 from training.engine import loop
 from training.engine.errors import RunError
 from training.engine.model import build_model
@@ -49,7 +48,7 @@ STEPS = 1437 // 256
 
 
 def changed(**fields) -> Config:
-    return dataclasses.replace(TINY_CONFIG, **fields)
+    return TINY_CONFIG.replace(**fields)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,21 +92,21 @@ def test_overrides_are_read_by_the_type_of_their_field():
             "max_steps=4",
         ],
     )
-    assert config.epochs == 7 and isinstance(config.epochs, int)
-    assert config.learning_rate == 1e-4
-    assert config.dims == (8, 16, 32)
-    assert config.depths == (1, 1, 1)
-    assert config.strategy == "mirrored"
-    assert config.max_steps == 4
-    assert configs.override(config, ["max_steps=none"]).max_steps is None
-    assert configs._parse("True", bool) is True and configs._parse("false", bool) is False
+    assert config.optimization.epochs == 7 and isinstance(config.optimization.epochs, int)
+    assert config.optimization.learning_rate == 1e-4
+    assert config.model.dims == (8, 16, 32)
+    assert config.model.depths == (1, 1, 1)
+    assert config.run.strategy == "mirrored"
+    assert config.run.max_steps == 4
+    assert configs.override(config, ["max_steps=none"]).run.max_steps is None
+    assert settings.parse("True", bool) is True and settings.parse("false", bool) is False
     with pytest.raises(ValueError):
-        configs._parse("yes", bool)
+        settings.parse("yes", bool)
 
 
 def test_later_overrides_win_and_the_original_stays():
     original = configs.load("digits")
-    assert configs.override(original, ["epochs=7", "epochs=8"]).epochs == 8
+    assert configs.override(original, ["epochs=7", "epochs=8"]).optimization.epochs == 8
     assert original == configs.load("digits")
 
 
@@ -483,7 +482,7 @@ def test_evaluation_takes_no_more_images_at_once_than_training(tmp_path, monkeyp
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path):
     spoiled = changed(learning_rate=1e30, warmup_epochs=0, optimizer="sgd", on_divergence="resume")
     with pytest.raises(RunError, match="of step 2 is .* It has no checkpoint"):
-        train.train(dataclasses.replace(spoiled, checkpoint_steps=None), tmp_path)
+        train.train(spoiled.replace(checkpoint_steps=None), tmp_path)
 
 
 def test_a_run_that_goes_on_does_not_need_the_weights_that_it_began_with(
@@ -491,9 +490,9 @@ def test_a_run_that_goes_on_does_not_need_the_weights_that_it_began_with(
 ):
     begin = shutil.copy(finished_run / "model.keras", tmp_path / "begin.keras")
     config = changed(weights=str(begin), epochs=None, steps=2, warmup_epochs=0)
-    assert train.train(dataclasses.replace(config, max_steps=1), tmp_path / "run") is None
+    assert train.train(config.replace(max_steps=1), tmp_path / "run") is None
     assert "Stopped at step 1, as asked." in capsys.readouterr().out
-    assert train.train(dataclasses.replace(config, max_steps=1), tmp_path / "run") is None
+    assert train.train(config.replace(max_steps=1), tmp_path / "run") is None
     assert "Stopped at step 1, as asked." in capsys.readouterr().out
     Path(begin).unlink()
     assert train.train(config, tmp_path / "run") is not None

@@ -10,12 +10,9 @@ Time: 5.1 million images. Not measured. The recipe is cvt13_imagenet_384's; 10,0
 paper's (section 4.1).
 """
 
-import dataclasses
-
 from training.configs import cvt13_imagenet_384
 
-CONFIG = dataclasses.replace(
-    cvt13_imagenet_384.CONFIG,
+CONFIG = cvt13_imagenet_384.CONFIG.replace(
     source="tfds:cifar10",
     weights="imagenet22k-384",
     steps=10_000,

@@ -10,8 +10,6 @@ Time: 5.1 million images. Not measured. The recipe is cvt13_imagenet_384's; 10,0
 paper's (section 4.1).
 """
 
-import dataclasses
-
 from training.configs import cvt13_cifar10
 
-CONFIG = dataclasses.replace(cvt13_cifar10.CONFIG, source="tfds:cifar100")
+CONFIG = cvt13_cifar10.CONFIG.replace(source="tfds:cifar100")

@@ -10,12 +10,9 @@ Time: 256,000 images. Not measured. The recipe is cvt13_imagenet_384's; 500 step
 paper's (section 4.1).
 """
 
-import dataclasses
-
 from training.configs import cvt13_pets
 
-CONFIG = dataclasses.replace(
-    cvt13_pets.CONFIG,
+CONFIG = cvt13_pets.CONFIG.replace(
     source="tfds:oxford_flowers102",
     warmup_epochs=16,
 )

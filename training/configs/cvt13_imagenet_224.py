@@ -12,20 +12,30 @@ What is not in the paper follows the official code: its learning rate (0.00025 f
 paper's 0.02 is reported to diverge), warm-up and cool-down, and a rate that changes between epochs.
 """
 
-from training.config import Config
+from training.config import (
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizationConfig,
+    RunConfig,
+)
 
 CONFIG = Config(
-    source="tfds:imagenet2012",
-    model="cvt13",
-    image_size=224,
-    batch_size=2048,
-    mix_images=256,  # the images of one GPU in the official run
-    epochs=300,
-    warmup_epochs=5,
-    cooldown_epochs=10,
-    schedule_unit="epoch",
-    learning_rate=1e-3,
-    learning_rate_images=1024,
-    weight_decay=0.05,
-    checkpoint_steps=200,
+    data=DataConfig(source="tfds:imagenet2012", image_size=224),
+    augmentation=AugmentationConfig(
+        mix_images=256,  # the images of one GPU in the official run
+    ),
+    model=ModelConfig(variant="cvt13"),
+    optimization=OptimizationConfig(
+        epochs=300,
+        batch_size=2048,
+        learning_rate=1e-3,
+        learning_rate_images=1024,
+        warmup_epochs=5,
+        cooldown_epochs=10,
+        schedule_unit="epoch",
+        weight_decay=0.05,
+    ),
+    run=RunConfig(checkpoint_steps=200),
 )

@@ -12,27 +12,35 @@ the rest: cosine from a rate that ViT chooses among 0.003, 0.01, 0.03 and 0.06, 
 gradients clipped to norm 1, no weight decay, crops and flips without mixing.
 """
 
-from training.config import Config
+from training.config import (
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizationConfig,
+    RunConfig,
+)
 
 CONFIG = Config(
-    source="tfds:imagenet2012",
-    model="cvt13",
-    weights="imagenet",
-    image_size=384,
-    evaluation_crop=None,
-    augmenter="none",
-    erase=0.0,
-    mixup=0.0,
-    cutmix=0.0,
-    label_smoothing=0.0,
-    batch_size=512,
-    epochs=None,
-    steps=20_000,
-    warmup_epochs=0.2,
-    optimizer="sgd",
-    learning_rate=0.01,
-    warmup_learning_rate=0.0,
-    final_learning_rate=0.0,
-    clip_norm=1.0,
-    checkpoint_steps=500,
+    data=DataConfig(source="tfds:imagenet2012", image_size=384, evaluation_crop=None),
+    augmentation=AugmentationConfig(
+        augmenter="none",
+        erase=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        label_smoothing=0.0,
+    ),
+    model=ModelConfig(variant="cvt13", weights="imagenet"),
+    optimization=OptimizationConfig(
+        epochs=None,
+        steps=20_000,
+        batch_size=512,
+        optimizer="sgd",
+        learning_rate=0.01,
+        warmup_epochs=0.2,
+        warmup_learning_rate=0.0,
+        final_learning_rate=0.0,
+        clip_norm=1.0,
+    ),
+    run=RunConfig(checkpoint_steps=500),
 )

@@ -10,12 +10,9 @@ Time: 256,000 images. Not measured. The recipe is cvt13_imagenet_384's; 500 step
 paper's (section 4.1).
 """
 
-import dataclasses
-
 from training.configs import cvt13_imagenet_384
 
-CONFIG = dataclasses.replace(
-    cvt13_imagenet_384.CONFIG,
+CONFIG = cvt13_imagenet_384.CONFIG.replace(
     source="tfds:oxford_iiit_pet",
     weights="imagenet22k-384",
     steps=500,

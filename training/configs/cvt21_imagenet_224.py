@@ -8,10 +8,6 @@ Time: not measured. The recipe differs from CvT-13's in weight decay (paper, sec
 repeated augmentation (official file).
 """
 
-import dataclasses
-
 from training.configs import cvt13_imagenet_224
 
-CONFIG = dataclasses.replace(
-    cvt13_imagenet_224.CONFIG, model="cvt21", weight_decay=0.1, repeated_augmentation=3
-)
+CONFIG = cvt13_imagenet_224.CONFIG.replace(model="cvt21", weight_decay=0.1, repeated_augmentation=3)

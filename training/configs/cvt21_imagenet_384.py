@@ -6,8 +6,6 @@ Accuracy to expect: 83.3 % top-1 (paper, Table 3); from 22k, 84.9 %.
 Hardware, time and recipe: as cvt13_imagenet_384; each image takes 1.5 times the work.
 """
 
-import dataclasses
-
 from training.configs import cvt13_imagenet_384
 
-CONFIG = dataclasses.replace(cvt13_imagenet_384.CONFIG, model="cvt21")
+CONFIG = cvt13_imagenet_384.CONFIG.replace(model="cvt21")

@@ -11,12 +11,9 @@ images. Time: not measured. The paper (section 4.1) gives no other number of epo
 22k has no validation images: one percent of its images is held out.
 """
 
-import dataclasses
-
 from training.configs import cvt13_imagenet_224
 
-CONFIG = dataclasses.replace(
-    cvt13_imagenet_224.CONFIG,
+CONFIG = cvt13_imagenet_224.CONFIG.replace(
     source="tfds:./imagenet22k",
     train_split="train[1%:]",
     validation_split="train[:1%]",

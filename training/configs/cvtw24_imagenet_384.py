@@ -8,12 +8,9 @@ Hardware: 194 G multiply-adds for each image forward: as many GPUs as there are,
 Time: not measured. Recipe: as cvt13_imagenet_384.
 """
 
-import dataclasses
-
 from training.configs import cvt13_imagenet_384
 
-CONFIG = dataclasses.replace(
-    cvt13_imagenet_384.CONFIG,
+CONFIG = cvt13_imagenet_384.CONFIG.replace(
     model="cvtw24",
     weights="runs/cvtw24_imagenet22k_224/model.keras",
 )

@@ -36,10 +36,11 @@ def served(groups: Dataset, config: Config) -> Dataset:
     """
     if _has_python(groups):
         raise ConfigError(
-            f"`data_service` can't be used with {config.source} and {config.augmenter!r}: they need "
-            "Python in this process. Take TFRecord or folders, or `data_service` none."
+            f"`data_service` can't be used with {config.data.source} and "
+            f"{config.augmentation.augmenter!r}: they need Python in this process. Take TFRecord or "
+            "folders, or `data_service` none."
         )
-    protocol, _, address = config.data_service.partition("://")
+    protocol, _, address = config.data.data_service.partition("://")
     host, _, port = address.rpartition(":")
     try:
         if not protocol or not host:
@@ -49,12 +50,12 @@ def served(groups: Dataset, config: Config) -> Dataset:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"`data_service` must be the address of a dispatcher that runs, such as grpc://host:5000. "
-            f"Received {config.data_service!r}: {error}."
+            f"Received {config.data.data_service!r}: {error}."
         ) from None
     service = tf.data.experimental.service
     return groups.apply(
         service.distribute(
-            processing_mode=service.ShardingPolicy.DYNAMIC, service=config.data_service
+            processing_mode=service.ShardingPolicy.DYNAMIC, service=config.data.data_service
         )
     )
 

@@ -7,7 +7,7 @@ import math
 import tensorflow as tf
 
 from training import augment
-from training.config import Config
+from training.config import DataConfig
 from training.data import sources
 from training.data.damaged import Damaged, reported
 from training.data.dataset import Dataset
@@ -16,7 +16,7 @@ from training.data.reading import interpolation, read
 
 
 def evaluation_batches(
-    config: Config,
+    config: DataConfig,
     images: sources.Images,
     damaged: Damaged,
     batch_size: int,
@@ -30,7 +30,7 @@ def evaluation_batches(
     read, or no class is right for it. Rows that fill up the last batches have weight 0 too.
 
     Args:
-        config: the run's.
+        config: says the images' size and crop.
         images: such as `load(config).held_out`.
         damaged: is told of images that can't be read.
         batch_size: of all workers together, which part it as in `training_batches`.

@@ -31,7 +31,7 @@ def training_batches(
 ) -> Dataset:
     """A worker's batches, from a step of the run on to its last.
 
-    Of the rows of a step, which are `config.batch_size`, each worker has an equal part: the first
+    Of the rows of a step, which are the batch size, each worker has an equal part: the first
     worker the first rows, and so on; and so has each replica of those of its worker. An epoch has each
     image at most once; or, with repeated augmentation, a part of them, as often as that says.
 
@@ -52,16 +52,17 @@ def training_batches(
         ConfigError: if the batch can't be parted so, or the source can't be read by the tf.data
             service.
     """
-    images, seed = data.train, config.seed
-    rows, batch = parts(config.batch_size, "`batch_size`", workers, replicas)
+    images, seed, batch_size = data.train, config.run.seed, config.optimization.batch_size
+    asked = config.augmentation
+    rows, batch = parts(batch_size, "`batch_size`", workers, replicas)
     group = _mix_group(config, rows, workers)
-    rows_per_epoch = steps_per_epoch(config, data) * config.batch_size
+    rows_per_epoch = steps_per_epoch(config, data) * batch_size
     steps = total_steps(config, data)
-    views = config.repeated_augmentation
+    views = asked.repeated_augmentation
 
     def row_of_run(own: tf.Tensor) -> tf.Tensor:
         """The number of this worker's row among all rows of the run."""
-        return own // rows * config.batch_size + worker * rows + own % rows
+        return own // rows * batch_size + worker * rows + own % rows
 
     # Rows with random access: which image is a matter of calculation.
 
@@ -93,13 +94,13 @@ def training_batches(
 
     try:
         transform = augment.train_transform(
-            config.image_size,
+            config.data.image_size,
             seed,
             crop=False,
-            augmenter=config.augmenter,
-            flip_probability=config.flip,
-            erase_probability=config.erase,
-            max_shift=config.max_shift,
+            augmenter=asked.augmenter,
+            flip_probability=asked.flip,
+            erase_probability=asked.erase,
+            max_shift=asked.max_shift,
             interpolation=interpolation(images),
             mean=images.mean,
             std=images.std,
@@ -111,9 +112,9 @@ def training_batches(
         index = (attempt, example["epoch"], example["place"])
 
         def box(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-            return augment.crop_box(height, width, augment.key(seed, *index), config.crop_scale)
+            return augment.crop_box(height, width, augment.key(seed, *index), asked.crop_scale)
 
-        pixels, targets, name = reader(images, example, config.crop_scale and box)
+        pixels, targets, name = reader(images, example, asked.crop_scale and box)
         own_row = example["epoch"] * rows_per_epoch + example["place"]
         return transform(index, pixels), targets, name, own_row
 
@@ -136,10 +137,10 @@ def training_batches(
             pixels,
             labels,
             augment.key(seed, attempt, numbers[0] // group),
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            smoothing=config.label_smoothing,
-            augmenter="keras_cv" if config.augmenter == "keras_cv" else "timm",
+            mixup=asked.mixup,
+            cutmix=asked.cutmix,
+            smoothing=asked.label_smoothing,
+            augmenter="keras_cv" if asked.augmenter == "keras_cv" else "timm",
         )
         return pixels, labels, names
 
@@ -156,7 +157,7 @@ def training_batches(
             lambda examples: of_group(Dataset.zip(examples)),
         )
     groups = groups.map(mixed, _GROUPS, deterministic=True)
-    if config.data_service is not None:
+    if config.data.data_service is not None:
         groups = served(groups, config)
     batches = reported(groups, damaged, in_place_of=group)
     if batch != group:
@@ -166,17 +167,18 @@ def training_batches(
 
 def _mix_group(config: Config, rows: int, workers: int) -> int:
     """How many successive rows are mixed with one another."""
-    if config.mix_images is not None:
-        if rows % config.mix_images:
+    asked, batch_size = config.augmentation, config.optimization.batch_size
+    if asked.mix_images is not None:
+        if rows % asked.mix_images:
             raise ConfigError(
-                f"`mix_images` must divide the images per worker and step, {config.batch_size} / "
-                f"{workers} = {rows}. Received {config.mix_images}."
+                f"`mix_images` must divide the images per worker and step, {batch_size} / "
+                f"{workers} = {rows}. Received {asked.mix_images}."
             )
-        return config.mix_images
-    if workers > 1 and (config.mixup or config.cutmix):
+        return asked.mix_images
+    if workers > 1 and (asked.mixup or asked.cutmix):
         raise ConfigError(
             f"`mix_images` must be a number that divides the images per worker and step, "
-            f"{config.batch_size} / {workers} = {rows}: a batch of several workers can't be mixed as a "
+            f"{batch_size} / {workers} = {rows}: a batch of several workers can't be mixed as a "
             "whole. Received none."
         )
     return rows

@@ -19,11 +19,12 @@ statistics of BatchNormalization are each replica's own, and random masks are th
 from training.distribute.batches import ParallelBatches, distributed
 from training.distribute.cluster import agree, is_chief
 from training.distribute.replicas import every_layer, prepare, reseed, seed_generators
-from training.distribute.strategy import choose, describe, policy
+from training.distribute.strategy import check_batch, choose, describe, policy
 
 __all__ = [
     "ParallelBatches",
     "agree",
+    "check_batch",
     "choose",
     "describe",
     "distributed",

@@ -1,66 +1,69 @@
-"""Choosing the devices, and making a model right for several of them.
-
-Strategies, as `--strategy` and the config name them:
-
-    auto          several machines if the environment names them (TF_CONFIG, or Slurm's variables);
-                  else all GPUs of this machine; else one device
-    one_device    the first GPU, else the CPU
-    mirrored      one replica on each GPU, else on each logical CPU
-    multi_worker  one process on each machine, with all its GPUs; from TF_CONFIG, else from Slurm
-    tpu           the TPU that TPU_NAME names, or that of this machine
-
-The batch and the learning rate of a run are the same on any of them.
-
-Keras' own layers are not right for several replicas in two ways, which `prepare` mends: the
-statistics of BatchNormalization are each replica's own, and random masks are the same on all.
-`training.engine.step` has what is to be mended in the steps.
-"""
+"""Which devices a program runs on."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from training.config import Config, ConfigError
+from training.config import ConfigError
 from training.distribute.cluster import cluster, tpu
 
 
-def choose(config: Config) -> tf.distribute.Strategy:
-    """The strategy for this machine that the config asks for.
+def choose(strategy: str = "auto", logical_cpus: int = 1) -> tf.distribute.Strategy:
+    """The strategy of that name on this machine.
 
-    To be called before TensorFlow has used the devices, which can't be arranged afterwards.
+    Call this before TensorFlow uses the devices, which cannot be arranged afterwards.
+
+    Args:
+        strategy: One of `training.config.STRATEGIES`, see `training.distribute`. Defaults to "auto".
+        logical_cpus: As how many devices TensorFlow sees the CPU. Defaults to 1.
 
     Raises:
-        ConfigError: if there is no such cluster or TPU, if the CPU can't be split any more, or if
-            the batch can't be shared equally.
+        ConfigError: If there is no such cluster or TPU, or if the CPU cannot be split any more.
     """
-    if config.logical_cpus > 1:
-        _split_cpu(config.logical_cpus)
-    resolver = cluster() if config.strategy in ("auto", "multi_worker") else None
-    if config.strategy == "multi_worker" and resolver is None:
+    if logical_cpus > 1:
+        _split_cpu(logical_cpus)
+    resolver = cluster() if strategy in ("auto", "multi_worker") else None
+    if strategy == "multi_worker" and resolver is None:
         raise ConfigError(
             "`strategy` multi_worker needs several workers in the environment's TF_CONFIG or Slurm's. "
             "python -m training.supervise --workers N -- ... sets it for N workers on this machine."
         )
-    if config.strategy == "tpu":
-        strategy = tf.distribute.TPUStrategy(tpu())
-    elif resolver is not None:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    else:
-        gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
-        cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
-        if config.strategy == "mirrored" or (config.strategy == "auto" and len(gpus) > 1):
-            strategy = tf.distribute.MirroredStrategy(gpus or cpus)
-        else:
-            strategy = tf.distribute.OneDeviceStrategy((gpus or cpus)[0])
+    if strategy == "tpu":
+        return tf.distribute.TPUStrategy(tpu())
+    if resolver is not None:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+    if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
+        return tf.distribute.MirroredStrategy(gpus or cpus)
+    return tf.distribute.OneDeviceStrategy((gpus or cpus)[0])
+
+
+def check_batch(
+    strategy: tf.distribute.Strategy,
+    batch_size: int,
+    accumulation: int = 1,
+    jit_compile: bool = False,
+) -> None:
+    """Checks that the replicas can share a step.
+
+    Args:
+        strategy: As `choose` returns it.
+        batch_size: Images per step, over all replicas together.
+        accumulation: In how many parts each replica's share goes through the model. Defaults to 1.
+        jit_compile: Whether XLA compiles the step. Defaults to False.
+
+    Raises:
+        ConfigError: If the batch cannot be shared equally, or XLA cannot compile for these devices.
+    """
     replicas = strategy.num_replicas_in_sync
-    if config.batch_size % (replicas * config.accumulation):
+    if batch_size % (replicas * accumulation):
         raise ConfigError(
             f"`batch_size` must be a multiple of the number of devices, {replicas}, times "
-            f"`accumulation`, {config.accumulation}. Received {config.batch_size}."
+            f"`accumulation`, {accumulation}. Received {batch_size}."
         )
-    if config.jit_compile and replicas > 1 and config.strategy != "tpu":
+    if jit_compile and replicas > 1 and not isinstance(strategy, tf.distribute.TPUStrategy):
         raise ConfigError("`jit_compile` works on one device only. Received true.")
-    return strategy
 
 
 def _split_cpu(parts: int) -> None:
@@ -87,14 +90,19 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     return text if workers == 1 else f"{workers} workers, each with {text}"
 
 
-def policy(config: Config) -> str:
-    """The dtype policy that the config asks for, on these devices."""
-    if config.precision == "auto":
+def policy(precision: str = "auto", tpu: bool = False) -> str:
+    """The dtype policy for a precision, on this machine's devices.
+
+    Args:
+        precision: One of `training.config.PRECISIONS`. Defaults to "auto": bfloat16 where the devices
+            have it.
+        tpu: Whether the devices are a TPU's. Defaults to False.
+    """
+    if precision == "auto":
         gpus = tf.config.list_physical_devices("GPU")
         capabilities = [
             tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
             for gpu in gpus
         ]
-        fast = config.strategy == "tpu" or (gpus and min(capabilities) >= (8, 0))
-        return "mixed_bfloat16" if fast else "float32"
-    return config.precision if config.precision == "float32" else f"mixed_{config.precision}"
+        return "mixed_bfloat16" if tpu or (gpus and min(capabilities) >= (8, 0)) else "float32"
+    return precision if precision == "float32" else f"mixed_{precision}"

@@ -60,7 +60,7 @@ class Recorder(keras.callbacks.Callback):
         self._total_steps = total_steps
         self._means = means
         self._writer = run_dir and tf.summary.create_file_writer(str(run_dir / "tensorboard"))
-        self._stop_at = min(total_steps, config.max_steps or total_steps)
+        self._stop_at = min(total_steps, config.run.max_steps or total_steps)
 
     def close(self) -> None:
         """Ends the file of the curves."""
@@ -71,7 +71,7 @@ class Recorder(keras.callbacks.Callback):
         self._state.restore_means(self._means)
         self._means = {}
         self._begin = time.perf_counter() - self._progress.seconds
-        self._speed = _Speed(self._config.batch_size)
+        self._speed = _Speed(self._config.optimization.batch_size)
 
     def on_test_begin(self, logs=None):
         self._averaged = self.model.averaged()
@@ -86,18 +86,18 @@ class Recorder(keras.callbacks.Callback):
         # A step whose scaled gradient overflows is left out. Any other has made such weights.
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         # "Not at most": nor if it is no number.
-        if not loss <= self._config.max_loss or not (scaled or norm < math.inf):
+        if not loss <= self._config.run.max_loss or not (scaled or norm < math.inf):
             raise Diverged(
                 f"The loss of step {step} is {loss:.4g}, at learning rate {logs['learning_rate']:.3g} "
                 f"and gradient norm {norm:.3g}."
             )
         logs["images_per_second"] = self._speed.after(step)
-        if step % self._config.log_steps == 0:
+        if step % self._config.run.log_steps == 0:
             self._write_points("train", {**logs, "step_loss": loss})
         if step % self._steps_per_epoch == 0 or step == self._total_steps:
             self._progress.seconds = time.perf_counter() - self._begin
         else:  # at the end of an epoch only after its evaluation, in on_epoch_end
-            due = self._config.checkpoint_steps
+            due = self._config.run.checkpoint_steps
             self._save_if((due is not None and step % due == 0) or step == self._stop_at)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -106,7 +106,7 @@ class Recorder(keras.callbacks.Callback):
         logs.pop("step_loss", None)
         seconds, progress.seconds = progress.seconds, 0.0
         done = step - (step - 1) // self._steps_per_epoch * self._steps_per_epoch
-        logs["images_per_second"] = done * self._config.batch_size / seconds
+        logs["images_per_second"] = done * self._config.optimization.batch_size / seconds
         progress.epochs.append(
             {
                 "epoch": epoch + 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import json
@@ -20,6 +19,7 @@ from training import data, distribute, optim
 from training.config import Config, ConfigError
 from training.distribute.batches import distributed
 from training.engine import callbacks
+from training.engine.devices import policy_for
 from training.engine.errors import RunError, WorkerLost
 from training.engine.model import build_model
 from training.engine.run_checkpoints import RunCheckpoint, RunCheckpointError, RunCheckpoints
@@ -35,10 +35,11 @@ _MOST_ATTEMPTS = 3  # at getting past a divergence
 def train_run(
     config: Config, run_dir: Path, resume: Sequence[RunCheckpoints], strategy: Any
 ) -> dict[str, Any] | None:
+    steps = config.optimization
     chief = distribute.is_chief(strategy)
     say = print if chief else _nothing
     progress = Progress()
-    damaged = data.Damaged(config.max_damaged, progress.damaged)
+    damaged = data.Damaged(config.data.max_damaged, progress.damaged)
 
     # The images, of which the devices share each batch.
     images = data.load(config)
@@ -46,22 +47,22 @@ def train_run(
     total_steps = data.total_steps(config, images)
 
     # How far an earlier session has come.
-    checkpoints = RunCheckpoints(run_dir / "checkpoints", keep=config.keep_checkpoints)
+    checkpoints = RunCheckpoints(run_dir / "checkpoints", keep=config.run.keep_checkpoints)
     begun = find_checkpoint(strategy, [checkpoints, *resume])
 
     # The model gives logits, of which the loss is more exact than of probabilities. The weights that a
     # run begins with are needed at its beginning only, and may be gone by now.
-    keras.utils.set_random_seed(config.seed)
-    policy = distribute.policy(config)
-    without_weights = dataclasses.replace(config, weights=None)
+    keras.utils.set_random_seed(config.run.seed)
+    policy = policy_for(config)
+    without_weights = config.replace(weights=None)
     with strategy.scope():
         cvt = build_model(without_weights if begun else config, images, dtype=policy)
         distribute.prepare(cvt, strategy)
         optim.freeze_without_effect(cvt)
-        trainer = Trainer(cvt, config.accumulation, config.clip_norm, config.ema)
+        trainer = Trainer(cvt, steps.accumulation, steps.clip_norm, steps.ema)
         trainer.compile(
             optim.optimizer(config, cvt, steps_per_epoch, scaled=policy == "mixed_float16"),
-            jit_compile=config.jit_compile,
+            jit_compile=config.run.jit_compile,
         )
     say(config.table())
     say(
@@ -75,16 +76,16 @@ def train_run(
     del begun  # which is as large as all weights and averages
 
     # The training, until the end or a stop.
-    judged = config.batch_size // config.accumulation  # what fits into memory
+    judged = steps.batch_size // steps.accumulation  # what fits into memory
     validation_steps = -(-images.held_out.count // judged)
     validation = distributed(
         strategy,
         # Again and again: after each epoch, so many steps are taken of it.
         lambda **part: data.evaluation_batches(
-            config, images.held_out, damaged, judged, **part
+            config.data, images.held_out, damaged, judged, **part
         ).repeat(),
     )
-    stop_at = min(total_steps, config.max_steps or total_steps)
+    stop_at = min(total_steps, config.run.max_steps or total_steps)
     while progress.step < stop_at:
         try:
             with translated(damaged, strategy):
@@ -131,11 +132,15 @@ def train_run(
         except callbacks.Stopped:
             break
         except callbacks.Diverged as error:
-            steps = checkpoints.steps()
+            saved = checkpoints.steps()
             last = (
-                f"The last checkpoint is of step {steps[-1]}." if steps else "It has no checkpoint."
+                f"The last checkpoint is of step {saved[-1]}." if saved else "It has no checkpoint."
             )
-            if config.on_divergence == "stop" or progress.attempt == _MOST_ATTEMPTS or not steps:
+            if (
+                config.run.on_divergence == "stop"
+                or progress.attempt == _MOST_ATTEMPTS
+                or not saved
+            ):
                 raise RunError(
                     f"{error} {last} A lower learning_rate, a clip_norm or more warmup_epochs may "
                     "help, or on_divergence=resume."
@@ -161,7 +166,7 @@ def train_run(
             verbose=0,
         )
         weights = cvt.get_weights()
-    report = make_report(config, images, trainer, result, progress, strategy)
+    report = make_report(config, images, trainer, result, progress, strategy, policy)
     if chief:
         # A fresh model for the file: without what training has added to the layers.
         final_model = build_model(without_weights, images, activation="softmax")

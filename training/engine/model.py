@@ -4,64 +4,63 @@ from __future__ import annotations
 
 from typing import Any
 
-from training import config as configs
-from training.config import Config, ConfigError
+import keras
+
+import keras_cvt
+from training.config import INITS, Config, ConfigError, ModelConfig
 
 
 def build_model(
     config: Config, images: Any, activation: str | None = None, dtype: str = "float32"
-) -> Any:
+) -> keras.Model:
     """The run's CvT, with its initial weights.
 
     Args:
-        images: a `data.Data`, which says the images' channels and the classes.
+        images: A `data.Data`, which has the images' channels and the class names.
         activation: "softmax", or None for logits.
-        dtype: a policy of Keras.
+        dtype: A dtype policy of Keras.
 
     Returns:
         A `keras.Model` from float32 (batch, height, width, channels) to (batch, classes).
 
     Raises:
-        ConfigError: if there is no such CvT, or its weights can't be had.
+        ConfigError: If there is no such CvT, or its weights cannot be had.
     """
-    import keras_cvt
-
     models = {"cvt13": keras_cvt.CvT13, "cvt21": keras_cvt.CvT21, "cvtw24": keras_cvt.CvTW24}
+    model = config.model
     options = {
-        "input_shape": (config.image_size, config.image_size, images.channels),
-        "weights": config.weights,
+        "input_shape": (config.data.image_size, config.data.image_size, images.channels),
+        "weights": model.weights,
         "classes": len(images.class_names),
         "classifier_activation": activation,
-        "recompute": config.recompute,
+        "recompute": model.recompute,
         "dtype": dtype,
     }
-    if configs.INITS[config.init] is not None:
-        options["kernel_initializer"] = configs.INITS[config.init]
+    if INITS[model.init] is not None:
+        options["kernel_initializer"] = INITS[model.init]
     try:
-        if config.model != "custom":
-            if config.drop_path_rate is not None:
-                options["drop_path_rate"] = config.drop_path_rate
-            return models[config.model](**options)
-        return keras_cvt.CvT(_stages(config), **options)
+        if model.variant != "custom":
+            if model.drop_path_rate is not None:
+                options["drop_path_rate"] = model.drop_path_rate
+            return models[model.variant](**options)
+        return keras_cvt.CvT(_stages(model), **options)
     except (ValueError, OSError) as error:
         raise ConfigError(f"There is no such model. {error}") from error
 
 
-def _stages(config: Config) -> list[Any]:
-    """A custom CvT's."""
-    import keras_cvt
-
-    last = len(config.dims) - 1
-    size, stride, padding = config.patch
+def _stages(model: ModelConfig) -> list[keras_cvt.StageConfig]:
+    """The stages of a custom CvT."""
+    last = len(model.dims) - 1
+    size, stride, padding = model.patch
     first = {"patch_size": size, "patch_stride": stride, "patch_padding": padding}
-    shapes = zip(config.dims, config.depths, config.heads, strict=True)
+    shapes = zip(model.dims, model.depths, model.heads, strict=True)
     return [
         keras_cvt.StageConfig(
             embed_dim=dim,
             depth=depth,
             num_heads=heads,
             class_token=i == last,
-            drop_path_rate=(config.drop_path_rate or 0.0) if i == last else 0.0,
+            drop_path_rate=(model.drop_path_rate or 0.0) if i == last else 0.0,
             **(first if i == 0 else {}),
         )
         for i, (dim, depth, heads) in enumerate(shapes)

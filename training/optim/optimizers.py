@@ -112,10 +112,11 @@ def optimizer(
             for float16.
     """
     rate = schedule(config, steps_per_epoch)
-    if config.optimizer == "sgd":
-        result = SGD(rate, momentum=config.momentum, decay=config.weight_decay, name="sgd")
+    asked = config.optimization
+    if asked.optimizer == "sgd":
+        result = SGD(rate, momentum=asked.momentum, decay=asked.weight_decay, name="sgd")
     else:
-        result = AdamW(rate, weight_decay=config.weight_decay, epsilon=config.epsilon, name="adamw")
+        result = AdamW(rate, weight_decay=asked.weight_decay, epsilon=asked.epsilon, name="adamw")
     result.exclude_from_weight_decay(var_list=without_decay(model))
     if scaled:
         # Keras' own name counts these optimizers, and a checkpoint has the name.

@@ -84,19 +84,20 @@ def schedule(config: Config, steps_per_epoch: int) -> WarmupCosine:
     Raises:
         ConfigError: if the run ends before its warm-up does.
     """
-    total_steps = config.falling_steps(steps_per_epoch)
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    asked = config.optimization
+    total_steps = asked.decay_steps(steps_per_epoch)
+    warmup_steps = round(asked.warmup_epochs * steps_per_epoch)
     if warmup_steps >= total_steps:
         raise ConfigError(
             f"`warmup_epochs` must be less than the run, of {total_steps / steps_per_epoch:.3g} "
-            f"epochs. Received {config.warmup_epochs:g}."
+            f"epochs. Received {asked.warmup_epochs:g}."
         )
-    scale = config.batch_size / (config.learning_rate_images or config.batch_size)
+    scale = asked.batch_size / (asked.learning_rate_images or asked.batch_size)
     return WarmupCosine(
-        config.learning_rate * scale,
+        asked.learning_rate * scale,
         total_steps=total_steps,
         warmup_steps=warmup_steps,
-        initial=config.warmup_learning_rate,
-        final=config.final_learning_rate,
-        hold=steps_per_epoch if config.schedule_unit == "epoch" else 1,
+        initial=asked.warmup_learning_rate,
+        final=asked.final_learning_rate,
+        hold=steps_per_epoch if asked.schedule_unit == "epoch" else 1,
     )

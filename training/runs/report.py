@@ -17,6 +17,7 @@ def make_report(
     result: dict[str, float],
     progress: Any,
     strategy: Any,
+    policy: str,
 ) -> dict[str, Any]:
     """A finished run's result, `result` being that of the evaluation that has just been made."""
     import keras
@@ -34,15 +35,15 @@ def make_report(
         "correct": round(float(keras.ops.convert_to_numpy(seen.total))),
         "images": round(float(keras.ops.convert_to_numpy(seen.count))),
         # In a typical epoch: the first includes TensorFlow's preparations.
-        "images_per_second": steps * config.batch_size / seconds,
+        "images_per_second": steps * config.optimization.batch_size / seconds,
         "seconds": sum(epoch["seconds"] for epoch in progress.epochs),
         "epochs": len(progress.epochs),
         "steps": progress.step,
         "attempts": progress.attempt + 1,
         "damaged_images": sorted(progress.damaged),
         "parameters": keras_cvt.complexity(trainer.cvt).parameters,
-        "seed": config.seed,
-        "precision": distribute.policy(config),
+        "seed": config.run.seed,
+        "precision": policy,
         "strategy": distribute.describe(strategy),
         **versions(),
     }

@@ -58,8 +58,8 @@ def folder(tmp_path_factory) -> Path:
 
 def config_for(folder: Path, **fields) -> Config:
     """Little of everything, so that all of it is in the batches compared."""
-    return Config(
-        **{
+    return Config.from_dict(
+        {
             "source": f"folder:{folder}",
             "model": "cvt13",
             "image_size": 24,
@@ -152,7 +152,7 @@ def test_the_digits_are_the_real_ones_normalized(digits):
     images = data.load(digits)
     assert (images.train.count, images.held_out.count, images.channels) == (1437, 360, 1)
     ((x, y, weights),) = data.evaluation_batches(
-        digits, images.held_out, data.Damaged(0), 360
+        digits.data, images.held_out, data.Damaged(0), 360
     ).as_numpy_iterator()
     assert x.shape == (360, 16, 16, 1) and x.dtype == np.float32
     assert x.min() == -1 and x.max() == 1 and weights.tolist() == [1] * 360
@@ -166,8 +166,7 @@ def test_the_digits_are_the_real_ones_normalized(digits):
 
 def test_shifted_digits_have_paper_beyond_the_edge(digits):
     still, moved = (
-        batches_of(dataclasses.replace(digits, max_shift=limit), first_step=19)[0][0]
-        for limit in (0, 2)
+        batches_of(digits.replace(max_shift=limit), first_step=19)[0][0] for limit in (0, 2)
     )
     places = set()
     for one, other in zip(still, moved, strict=True):
@@ -183,7 +182,7 @@ def test_shifted_digits_have_paper_beyond_the_edge(digits):
 
 def test_gray_images_are_not_augmented_in_colour(digits):
     with pytest.raises(ConfigError, match="`augmenter` must be none for digits"):
-        data.load(dataclasses.replace(digits, augmenter="timm"))
+        data.load(digits.replace(augmenter="timm"))
 
 
 # Epochs
@@ -231,14 +230,14 @@ def test_repeated_augmentation_shows_fewer_images_more_often(folder, access):
     numbers = files_of(batches[5:10], images.train)
     assert len(set(numbers)) == 14
     assert all(numbers[i : i + 3] == [numbers[i]] * 3 for i in range(0, 39, 3))
-    views, _ = batches_of(dataclasses.replace(config, crop_scale=(0.08, 1)), access(images))[0]
+    views, _ = batches_of(config.replace(crop_scale=(0.08, 1)), access(images))[0]
     assert not np.array_equal(views[0], views[1])  # each view has its own draws
 
 
 def test_seed_and_attempt_change_everything(folder, alone):
     config = config_for(folder, epochs=1)
     for other in (
-        batches_of(dataclasses.replace(config, seed=1)),
+        batches_of(config.replace(seed=1)),
         batches_of(config, attempt=1),
     ):
         pairs = zip(alone[0][0], other[0][0], strict=True)
@@ -320,7 +319,7 @@ def test_groups_are_mixed_each_by_itself(folder, alone):
     for step, ((x, y), (mixed_x, mixed_y)) in enumerate(zip(plain, alone, strict=True)):
         for number in range(2):
             rows = slice(4 * number, 4 * number + 4)
-            key = augment.key(config.seed, 0, 2 * step + number)
+            key = augment.key(config.run.seed, 0, 2 * step + number)
             expected = augment.mix(x[rows], y[rows], key)
             np.testing.assert_allclose(mixed_x[rows], expected[0], atol=1e-5)
             np.testing.assert_allclose(mixed_y[rows], expected[1], atol=1e-6)
@@ -439,8 +438,8 @@ def test_damaged_images_are_replaced_and_named_and_nothing_else_changes(
 def names_of_rows(config: Config, images: data.Data, steps: int) -> list[list[str]]:
     """Of each batch, the files that should be in it."""
     source, result = images.train, []
-    for epoch in range(config.epochs):
-        key = augment.key(config.seed, 0, epoch)
+    for epoch in range(config.optimization.epochs):
+        key = augment.key(config.run.seed, 0, epoch)
         if source.at is None:
             examples = source.stream(key, 0, 1)
         else:
@@ -517,12 +516,14 @@ def test_evaluation_leaves_damaged_images_out(damaged_folder, access):
     path, bad = damaged_folder
     config = config_for(path, validation_split="train")
     images, damaged = access(data.load(config)), data.Damaged(4)
-    batches = list(data.evaluation_batches(config, images.held_out, damaged, 8).as_numpy_iterator())
+    batches = list(
+        data.evaluation_batches(config.data, images.held_out, damaged, 8).as_numpy_iterator()
+    )
     assert sum(weights.sum() for _, _, weights in batches) == TRAIN - 4
     assert sorted(damaged.names) == bad
     damaged = data.Damaged(3)
     with pytest.raises(tf.errors.OpError):
-        list(data.evaluation_batches(config, images.held_out, damaged, 8))
+        list(data.evaluation_batches(config.data, images.held_out, damaged, 8))
     assert "4 images can't be read" in str(damaged.error)
 
 
@@ -552,14 +553,14 @@ def numbered(count: int) -> sources.Images:
     ],
 )
 def test_evaluation_counts_each_image_once(count, batch_size, workers, replicas, stream, digits):
-    config = dataclasses.replace(digits, image_size=2)
+    config = digits.replace(image_size=2)
     images = numbered(count)
     images = without_random_access(images) if stream else images
     found, lengths = [], set()
     for worker in range(workers):
         batches = list(
             data.evaluation_batches(
-                config, images, data.Damaged(0), batch_size, worker, workers, replicas
+                config.data, images, data.Damaged(0), batch_size, worker, workers, replicas
             ).as_numpy_iterator()
         )
         lengths.add(len(batches))
@@ -581,9 +582,11 @@ def test_evaluation_with_many_right_classes_or_none(digits):
         return {"image": image, "labels": labels[index], "name": tf.constant("name")}
 
     images = dataclasses.replace(numbered(4), at=at)
-    config, damaged = dataclasses.replace(digits, image_size=2), data.Damaged(0)
+    config, damaged = digits.replace(image_size=2), data.Damaged(0)
     for given in (images, without_random_access(images)):
-        ((_, y, weights),) = data.evaluation_batches(config, given, damaged, 4).as_numpy_iterator()
+        ((_, y, weights),) = data.evaluation_batches(
+            config.data, given, damaged, 4
+        ).as_numpy_iterator()
         assert y.tolist() == [[1, 0, 0], [1, 0, 1], [0, 0, 0], [1, 1, 1]]
         assert weights.tolist() == [1, 1, 0, 1]
 
@@ -604,7 +607,7 @@ def test_evaluation_sees_what_load_image_gives(crop, tmp_path, folder):
     )
     images = data.load(config)
     ((x, y, _),) = data.evaluation_batches(
-        config, images.held_out, data.Damaged(0), 3
+        config.data, images.held_out, data.Damaged(0), 3
     ).as_numpy_iterator()
     assert y.tolist() == np.eye(3).tolist()
     pixels = show_batch.denormalized(x, images.mean, images.std) * 255
@@ -649,7 +652,7 @@ def test_a_service_prepares_the_same_batches(damaged_folder, access, service):
     config = config_for(path, crop_scale=(1.0, 1.0))
     images, damaged = access(data.load(config)), data.Damaged(4)
     own = batches_of(config, images, data.Damaged(4))
-    served = batches_of(dataclasses.replace(config, data_service=service), images, damaged)
+    served = batches_of(config.replace(data_service=service), images, damaged)
     assert sorted(damaged.names) == bad  # known here, wherever they were found
 
     def groups(batches):
@@ -693,7 +696,7 @@ def test_show_batch_draws_photos(folder, tmp_path, capsys, monkeypatch):
 
 def test_show_batch_names_damaged_images_in_one_line(damaged_folder, tmp_path, capsys, monkeypatch):
     config = config_for(damaged_folder[0], max_damaged=0, batch_size=42, mix_images=None)
-    monkeypatch.setattr(configs, "load", lambda *_: dataclasses.replace(config, crop_scale=(1, 1)))
+    monkeypatch.setattr(configs, "load", lambda *_: config.replace(crop_scale=(1, 1)))
     assert show_batch.main(["--config", "digits", "--output", str(tmp_path / "a.png")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("training.show_batch: error: ") and "can't be read" in error

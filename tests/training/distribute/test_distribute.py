@@ -26,6 +26,7 @@ from training import config as configs
 from training import distribute
 from training.config import ConfigError
 from training.distribute.replicas import GlobalDropPath
+from training.engine.devices import devices_for, policy_for
 from training.engine.run_checkpoints import RunCheckpoints
 
 TESTS = programs.CHECKOUT / "tests" / "support"
@@ -228,7 +229,7 @@ def test_the_digits_are_learned_alike_on_any_devices(tmp_path):
 
 
 def choose(*overrides: str) -> tf.distribute.Strategy:
-    return distribute.choose(configs.load("digits", overrides))
+    return devices_for(configs.load("digits", overrides))
 
 
 def two_workers(**changes) -> str:
@@ -413,7 +414,7 @@ def test_the_precision_is_what_all_devices_are_good_at(
         lambda capability: {"compute_capability": capability},
     )
     config = configs.load("digits", [f"precision={asked}", f"strategy={strategy}"])
-    assert distribute.policy(config) == expected
+    assert policy_for(config) == expected
 
 
 def test_reseeding_changes_the_draws_and_is_repeatable():

@@ -1,0 +1,81 @@
+"""The settings of a run: sections, keys, and what is stored of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from training import config as configs
+from training.config import Config, ConfigError, RunConfig
+from training.config.config import KEYS, SECTIONS
+
+# What `to_dict` gave for every config when the settings had no sections yet: runs of that time go on.
+STORED = json.loads((Path(__file__).parent / "stored.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_config_is_read_and_written_as_before(name):
+    config = configs.load(name)
+    assert config.to_dict() == STORED[name]
+    assert Config.from_dict(STORED[name]) == config
+    assert config.differences(STORED[name]) == []
+
+
+def test_a_key_belongs_to_exactly_one_section():
+    fields = [(name, f) for name, part in SECTIONS.items() for f in dataclasses.fields(part)]
+    assert len(KEYS) == len(fields) == 56
+    assert set(KEYS) == set(STORED["digits"])
+    # What a key changes is its own field and nothing else.
+    config = configs.load("digits")
+    for key, (section, field) in KEYS.items():
+        if not field.metadata.get("may_change"):
+            continue
+        other = {"strategy": "tpu", "on_divergence": "resume"}.get(key, 7)
+        changed = config.replace(**{key: other})
+        assert getattr(getattr(changed, section), field.name) == other
+        assert changed.to_dict() == {**config.to_dict(), key: other}
+        assert config.differences(changed.to_dict()) == []
+
+
+def test_what_a_run_must_not_change_between_its_sessions_is_named():
+    config = configs.load("digits")
+    other = config.replace(
+        learning_rate=0.5, max_steps=3, model="cvt13", dims=(), depths=(), heads=()
+    )
+    assert [text.partition(" ")[0] for text in config.differences(other.to_dict())] == [
+        "depths",
+        "dims",
+        "heads",
+        "learning_rate",
+        "model",
+    ]
+    assert "missing there" in config.differences({})[0]
+
+
+def test_unknown_and_missing_settings_are_type_errors():
+    settings = configs.load("digits").to_dict()
+    with pytest.raises(TypeError, match="no setting 'epoch'"):
+        Config.from_dict({**settings, "epoch": 3})
+    with pytest.raises(TypeError, match="source"):
+        Config.from_dict({key: value for key, value in settings.items() if key != "source"})
+    assert (
+        Config.from_dict({key: value for key, value in settings.items() if key != "seed"}).run
+        == RunConfig()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "cvtw23"}, r"`model` must be one of .*Did you mean 'cvtw24'\?"),
+        ({"flip": 1.5}, "`flip` must be from 0 to 1. Received 1.5."),
+        ({"mix_images": 7}, "`batch_size` must be a multiple of `mix_images`. Received 64 and 7."),
+        ({"seed": 2**31}, r"`seed` must be at least 0 and less than 2\*\*31"),
+    ],
+)
+def test_wrong_values_are_named_by_their_keys(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.load("digits").replace(**settings)

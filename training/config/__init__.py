@@ -1,0 +1,31 @@
+"""What a run is: a frozen `Config`, found by name in `training/configs`, changed by `key=value`.
+
+Nothing here imports TensorFlow, so that a mistake on the command line is answered at once.
+"""
+
+from training.config.augmentation import AugmentationConfig
+from training.config.command_line import OneLineErrors
+from training.config.config import Config
+from training.config.data import DataConfig
+from training.config.fields import ConfigError
+from training.config.model import INITS, ModelConfig
+from training.config.optimization import OptimizationConfig
+from training.config.run import PRECISIONS, STRATEGIES, RunConfig
+from training.config.settings import load, names, override
+
+__all__ = [
+    "INITS",
+    "PRECISIONS",
+    "STRATEGIES",
+    "AugmentationConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "ModelConfig",
+    "OneLineErrors",
+    "OptimizationConfig",
+    "RunConfig",
+    "load",
+    "names",
+    "override",
+]

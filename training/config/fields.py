@@ -1,0 +1,93 @@
+"""How the settings of a section are declared and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A request that cannot be carried out. The message is one line, meant for whoever made it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a setting may have.
+
+    Attributes:
+        text: The range in words; completes "must be ...".
+        holds: Whether a value lies in it.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
+AT_LEAST_0 = Range("at least 0", lambda value: value >= 0)
+MORE_THAN_0 = Range("more than 0", lambda value: value > 0)
+INT32 = Range("at least 0 and less than 2**31", lambda value: 0 <= value < 2**31)
+FROM_0_TO_1 = Range("from 0 to 1", lambda value: 0 <= value <= 1)
+LESS_THAN_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
+BETWEEN_0_AND_1 = Range("more than 0 and less than 1", lambda value: 0 < value < 1)
+SHARE = Range("more than 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    within: Range | None = None,
+    *,
+    choices: Sequence[str] = (),
+    key: str | None = None,
+    may_change: bool = False,
+) -> Any:
+    """Declares a field of a section.
+
+    Args:
+        default: Its default; without one, the setting must be given.
+        within: The values it may have, besides None.
+        choices: The texts it may be.
+        key: Its name in `--set` and in stored files, where that is not the field's name.
+        may_change: Whether it may differ between the sessions of one run: it does not change what is
+            computed, except for rounding.
+    """
+    metadata = {"within": within, "choices": choices, "key": key, "may_change": may_change}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Section:
+    """A part of a config: a frozen dataclass that refuses values out of range."""
+
+    def __post_init__(self):
+        """Checks each field by itself.
+
+        Raises:
+            ConfigError: With the setting, its value and what would be right.
+        """
+        for field in dataclasses.fields(self):
+            value, within = getattr(self, field.name), field.metadata.get("within")
+            if choices := field.metadata.get("choices"):
+                check_choice(f"`{key_of(field)}`", value, choices)
+            if within is not None and value is not None:
+                self.check(field.name, within.holds(value), within.text)
+
+    def check(self, name: str, holds: bool, right: str) -> None:
+        """Raises a ConfigError unless `holds`: the field `name` must be what `right` says."""
+        if not holds:
+            key = next(key_of(f) for f in dataclasses.fields(self) if f.name == name)
+            raise ConfigError(f"`{key}` must be {right}. Received {getattr(self, name)!r}.")
+
+
+def key_of(field: dataclasses.Field) -> str:
+    """A field's name in `--set` and in stored files."""
+    return field.metadata.get("key") or field.name
+
+
+def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a ConfigError unless `value`, which messages call `what`, is one of `choices`."""
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{what} must be one of {', '.join(choices)}. Received {value!r}.{hint}")

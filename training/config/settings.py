@@ -1,0 +1,83 @@
+"""Configs by name, and `key=value` settings as text."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from training import configs
+from training.config.config import KEYS, SECTIONS, Config
+from training.config.fields import ConfigError, check_choice
+
+
+def names() -> list[str]:
+    """The available configs, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Config:
+    """The config of that name, with `key=value` overrides.
+
+    Raises:
+        ConfigError: For an unknown name or key, or a value that does not fit its setting.
+    """
+    check_choice("--config", name, names())
+    return override(importlib.import_module(f"training.configs.{name}").CONFIG, overrides)
+
+
+def override(config: Config, overrides: Iterable[str]) -> Config:
+    """A changed copy of `config`.
+
+    Args:
+        overrides: Strings `key=value`; the last of one key counts. The setting's type decides how a
+            value is read: an integer, a number, true or false, text, a tuple as values with commas
+            between them ("32,64"), and "none" where a setting may be None.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    changes = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value. Received {text!r}.")
+        check_choice("The key of --set", key, list(KEYS))
+        kind = _kind(key)
+        try:
+            changes[key] = parse(value.strip(), kind)
+        except ValueError:
+            raise ConfigError(f"`{key}` must be {_describe(kind)}. Received {value!r}.") from None
+    return config.replace(**changes)
+
+
+def _kind(key: str) -> Any:
+    section, field = KEYS[key]
+    return typing.get_type_hints(SECTIONS[section])[field.name]
+
+
+def parse(text: str, kind: Any) -> Any:
+    """Reads a value of a setting's type; ValueError if it is none."""
+    if isinstance(kind, types.UnionType):  # X | None
+        return None if text.lower() == "none" else parse(text, typing.get_args(kind)[0])
+    if typing.get_origin(kind) is tuple:
+        items = text.removeprefix("(").removesuffix(")").removesuffix(",").split(",")
+        return tuple(parse(item.strip(), typing.get_args(kind)[0]) for item in items)
+    if kind is bool:
+        return ("false", "true").index(text.lower()) == 1
+    value = kind(text)
+    if kind is float and not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _describe(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return f"{_describe(typing.get_args(kind)[0])} or none"
+    if typing.get_origin(kind) is tuple:
+        return f"values with commas between them, each {_describe(typing.get_args(kind)[0])}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
