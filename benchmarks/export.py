@@ -101,7 +101,6 @@ def check(arguments: argparse.Namespace, folder: Path) -> None:
 
 def digits(arguments: argparse.Namespace, folder: Path) -> Subject:
     from training import config, data
-    from training.demo import in_memory
 
     path = arguments.run_dir / "model.keras"
     if not path.exists():
@@ -109,8 +108,8 @@ def digits(arguments: argparse.Namespace, folder: Path) -> Subject:
         subprocess.run([sys.executable, "-m", *command], check=True)
     chosen = config.load("digits", [])
     images = data.load(chosen)
-    held_out, labels = in_memory(chosen, images)
-    learned, _ = in_memory(chosen, dataclasses.replace(images, held_out=images.train))
+    held_out, labels = data.evaluation_arrays(chosen, images)
+    learned, _ = data.evaluation_arrays(chosen, dataclasses.replace(images, held_out=images.train))
     return Subject(
         "digits",
         path,

@@ -7,7 +7,6 @@ compared too.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 from training import config as configs
 from training.config import ConfigError
+from training.runs.folder import RunFolder
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -102,12 +102,12 @@ def read(folder: Path) -> Run:
     Raises:
         ConfigError: if it has none, or no epoch of it is finished.
     """
+    run = RunFolder(folder)
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads(run.config.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("config.json has no settings")
-        lines = _history(folder)
-        epochs = [{name: float(value) for name, value in line.items()} for line in lines]
+        epochs = run.read_history()
         missing = {*RESULTS, "top1", "learning_rate"} - {*(epochs[0] if epochs else ())}
         if epochs and missing:
             raise ValueError(f"history.csv has no {sorted(missing)[0]}")
@@ -115,15 +115,7 @@ def read(folder: Path) -> Run:
         raise ConfigError(f"{folder} is no folder of a run: {error}") from None
     if not epochs:
         raise ConfigError(f"The run in {folder} has not finished an epoch yet.")
-    return Run(str(folder), settings, epochs, (folder / "report.json").exists())
-
-
-def _history(folder: Path) -> list[dict[str, str]]:
-    path = folder / "history.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return Run(str(folder), settings, epochs, run.report.exists())
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from training import startup
-from training.config import Config, ConfigError, OneLineErrors
+from training.config import ConfigError, OneLineErrors
 from training.files import replacing
-from training.runs.folder import read_run
+from training.runs.folder import RunFolder
 
 TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
 
@@ -64,7 +64,8 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         ConfigError: if the run is not there, or not finished.
         DemoError: if its accuracy is less, or the exported model answers otherwise.
     """
-    config, report = read_run(run_dir)
+    run = RunFolder(run_dir)
+    config, report = run.read_finished()
     if report["top1"] < min_top1:
         raise DemoError(f"Held-out accuracy is {report['top1']:.2%}, less than {min_top1:.2%}.")
 
@@ -76,8 +77,8 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     from training import data
 
     images = data.load(config)
-    held_out, labels = in_memory(config, images)
-    model = keras.models.load_model(run_dir / "model.keras")
+    held_out, labels = data.evaluation_arrays(config, images)
+    model = keras.models.load_model(run.model)
     with replacing(run_dir / "saved_model") as beside:
         # The digits are normalized to -1 to 1, and have no margin to crop.
         export.to_saved_model(
@@ -106,21 +107,6 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     picture = run_dir / "predictions.png"
     draw(held_out, labels, images.class_names, answers, shown, picture)
     print(f"\n{saved_model}  the exported model\n{picture}  these images")
-
-
-def in_memory(config: Config, images: Any) -> tuple[Any, Any]:
-    """The held-out images, normalized, float32 (images, height, width, channels), and their labels."""
-    import numpy as np
-
-    from training import data
-
-    damaged = data.Damaged(config.data.max_damaged)
-    batches = data.evaluation_batches(
-        config.data, images.held_out, damaged, config.optimization.batch_size
-    )
-    parts = zip(*batches.as_numpy_iterator(), strict=True)
-    pixels, targets, weights = (np.concatenate(part) for part in parts)
-    return pixels[weights > 0], targets[weights > 0].argmax(axis=-1)
 
 
 def largest_difference(answers: Any, expected: Any) -> float:

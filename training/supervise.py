@@ -32,6 +32,7 @@ from pathlib import Path
 
 from training.config import ConfigError, OneLineErrors
 from training.distribute.supervisor import supervise
+from training.runs.folder import default_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,7 +137,7 @@ def _check_args(args: list[str], workers: int | None) -> Path:
         raise ConfigError(
             "the arguments of training.train must have --config NAME or --run-dir DIR"
         )
-    return options.run_dir or Path("runs") / options.config
+    return options.run_dir or default_folder(options.config)
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ from training import config as configs
 from training import startup
 from training.config import Config, ConfigError
 from training.engine.errors import RunError, WorkerLost
-from training.engine.run_checkpoints import DiskError, RunCheckpoints
-from training.runs.folder import open_run, other_run
+from training.runs.folder import default_folder, open_run, other_run
 from training.runs.lock import RunLock
 from training.runs.report import summary
+from training.runs.run_checkpoints import DiskError, RunCheckpoints
 
 CANNOT_GO_ON = 3
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     run_dir = None
     try:
         arguments = _parser().parse_args(argv)
-        run_dir = arguments.run_dir or Path("runs") / arguments.config
+        run_dir = arguments.run_dir or default_folder(arguments.config)
         strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
         config = configs.load(arguments.config, arguments.set + strategy)
         resume = other_run(config, arguments.resume)

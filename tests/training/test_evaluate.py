@@ -16,8 +16,12 @@ from PIL import Image
 import keras_cvt
 from keras_cvt import imagenet, weights
 from training import evaluate
+from training.config import ConfigError, DataConfig
 from training.configs.digits import CONFIG
 from training.data import sources
+from training.evaluation.labels import as_labelled_for
+from training.evaluation.paper import paper_figure
+from training.evaluation.subjects import PublishedModel
 
 SIZE = 32
 STAGES = [
@@ -134,6 +138,35 @@ def test_numbers_are_those_of_predict(models, numbered, tmp_path, capsys):
     assert f"top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%}" in printed.out
     assert "26 images count" in printed.out
     assert printed.err == ""  # no bar where nobody is looking
+
+
+def test_the_model_in_the_file_is_evaluated_not_one_like_it(numbered, tmp_path):
+    """Its layers have the names of a classifier that reads the class token; but it reads the mean."""
+    features = keras_cvt.CvT(
+        STAGES, weights=None, include_top=False, pooling="avg", input_shape=(SIZE, SIZE, 3)
+    )
+    keras.utils.set_random_seed(3)
+    head = keras.layers.Dense(
+        12, kernel_initializer=keras.initializers.RandomNormal(0, 1), name="head"
+    )
+    end = keras.layers.Activation("softmax", name="probabilities")
+    model = keras.Model(features.input, end(head(features.output)))
+    path = tmp_path / "mean.keras"
+    model.save(path)
+    files, labels = listed(numbered)
+    arguments = ["--model", path, "--data", f"folder:{numbered}", "--crop", "none"]
+    report = run(*arguments, output=tmp_path / "report.json")
+    check(report, expected(answers(path, files), labels))
+
+
+def test_a_file_keeps_its_precision_unless_another_is_asked_for(numbered, tmp_path):
+    path = tmp_path / "coarse.keras"
+    cvt(12, dtype="mixed_bfloat16").save(path)
+    arguments = ["--model", str(path), "--data", f"folder:{numbered}", "--crop", "none"]
+    output = tmp_path / "report.json"
+    for more, policy in (([], "mixed_bfloat16"), (["--precision", "float32"], "float32")):
+        assert evaluate.main([*arguments, "--output", str(output), *more]) == 0
+        assert json.loads(output.read_text())["precision"] == policy
 
 
 def test_two_devices_count_as_one(models, numbered, tmp_path):
@@ -306,27 +339,27 @@ def test_published_weights_stand_beside_the_paper(models, tmp_path, monkeypatch,
 )
 def test_figure_of_the_paper(source, split, count, figure):
     images = sources.Images(count, imagenet.labels(), imagenet.synsets(), split)
-    subject = evaluate.Subject("CvT13", STAGES, "quick_gelu", weights.PUBLISHED[0], 1000, 224)
-    config = CONFIG.replace(source=source, image_size=224, evaluation_crop=0.875)
-    assert evaluate.paper_figure(subject, config, images) == figure
+    subject = PublishedModel("CvT13", weights.PUBLISHED[0], 1000, 224)
+    data = DataConfig(source, image_size=224, evaluation_crop=0.875)
+    assert paper_figure(subject, data, images) == figure
     for other in (
-        config.replace(image_size=256),
-        config.replace(evaluation_crop=None),
+        dataclasses.replace(data, image_size=256),
+        dataclasses.replace(data, evaluation_crop=None),
     ):
-        assert evaluate.paper_figure(subject, other, images) is None
+        assert paper_figure(subject, other, images) is None
     own = dataclasses.replace(subject, weights="own.pth")
-    assert evaluate.paper_figure(own, config, images) is None
+    assert paper_figure(own, data, images) is None
 
 
 def test_published_weights_are_for_imagenets_classes_only():
-    subject = evaluate.Subject("CvT13", STAGES, "quick_gelu", weights.PUBLISHED[0], 1000, 224)
+    subject = PublishedModel("CvT13", weights.PUBLISHED[0], 1000, 224)
     numbers = sources.Images(1, tuple(map(str, range(1000))))
-    assert evaluate.as_labelled_for(subject, "folder:v2", numbers) is numbers
+    assert as_labelled_for(subject, "folder:v2", numbers) is numbers
     words = sources.Images(1, tuple(f"bird {number}" for number in range(1000)))
-    with pytest.raises(evaluate.ConfigError, match="folder:birds must have ImageNet's classes"):
-        evaluate.as_labelled_for(subject, "folder:birds", words)
+    with pytest.raises(ConfigError, match="folder:birds must have ImageNet's classes"):
+        as_labelled_for(subject, "folder:birds", words)
     own = dataclasses.replace(subject, weights="own.pth")
-    assert evaluate.as_labelled_for(own, "folder:birds", words) is words
+    assert as_labelled_for(own, "folder:birds", words) is words
 
 
 @pytest.mark.parametrize(

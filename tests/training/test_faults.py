@@ -13,7 +13,7 @@ import numpy as np
 import programs
 import pytest
 
-from training.engine.run_checkpoints import RunCheckpoints
+from training.runs.run_checkpoints import RunCheckpoints
 
 EPOCHS = 8
 STEPS = EPOCHS * 5

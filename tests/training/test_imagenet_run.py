@@ -12,7 +12,7 @@ from imagenet_tars import photo, validation_images, write
 
 from keras_cvt.imagenet import synsets
 from training import evaluate
-from training.engine.run_checkpoints import RunCheckpoints
+from training.runs.run_checkpoints import RunCheckpoints
 
 # The tars have 25 training images: 3 steps an epoch. 48 pixels are the least that stage 3 needs.
 SET = ["image_size=48", "batch_size=8", "mix_images=4", "epochs=1", "warmup_epochs=0.5"]

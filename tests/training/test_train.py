@@ -23,9 +23,9 @@ from training.config import Config, ConfigError, settings
 from training.engine import loop
 from training.engine.errors import RunError
 from training.engine.model import build_model
-from training.engine.run_checkpoints import RunCheckpoints
 from training.engine.step import Trainer
 from training.files import replacing, write_text
+from training.runs.run_checkpoints import RunCheckpoints
 
 # One stage with two blocks: all kinds of weights, class token and drop path, and quick to trace.
 TINY = [
@@ -232,7 +232,7 @@ def test_a_run_leaves_all_its_files_and_none_besides(finished_run):
 def test_the_report_is_what_the_saved_model_does(finished_run, images):
     report = json.loads((finished_run / "report.json").read_text())
     model = keras.models.load_model(finished_run / "model.keras")
-    held_out, labels = demo.in_memory(TINY_CONFIG, images)
+    held_out, labels = data.evaluation_arrays(TINY_CONFIG, images)
     probabilities = model.predict(held_out, verbose=0)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     correct = np.sum(probabilities.argmax(-1) == labels)

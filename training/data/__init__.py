@@ -17,6 +17,7 @@ their place, and nothing else moves.
 `python -m training.show_batch` draws a batch, `python -m benchmarks.input` measures the speed.
 """
 
+from training.data.arrays import evaluation_arrays
 from training.data.damaged import Damaged, DamagedError
 from training.data.dataset import Data, load, steps_per_epoch, total_steps
 from training.data.delivery import finished
@@ -27,6 +28,7 @@ __all__ = [
     "Damaged",
     "DamagedError",
     "Data",
+    "evaluation_arrays",
     "evaluation_batches",
     "evaluation_image",
     "finished",

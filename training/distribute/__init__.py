@@ -1,4 +1,4 @@
-"""Choosing the devices, and making a model right for several of them.
+"""The devices of a program, and what makes a model right on several of them.
 
 Strategies, as `--strategy` and the config name them:
 
@@ -9,26 +9,24 @@ Strategies, as `--strategy` and the config name them:
     multi_worker  one process on each machine, with all its GPUs; from TF_CONFIG, else from Slurm
     tpu           the TPU that TPU_NAME names, or that of this machine
 
-The batch and the learning rate of a run are the same on any of them.
+The batch size and the learning rate of a run are the same on any of them.
 
-Keras' own layers are not right for several replicas in two ways, which `prepare` mends: the
-statistics of BatchNormalization are each replica's own, and random masks are the same on all.
-`training.engine.step` has what is to be mended in the steps.
+Keras' own layers differ between one replica and several in two ways, which `prepare` corrects: each
+replica has its own statistics of BatchNormalization, and all replicas draw the same random masks.
+`training.engine.step` has the steps that are right on several replicas.
 """
 
-from training.distribute.batches import ParallelBatches, distributed
+from training.distribute.batches import distributed
 from training.distribute.cluster import agree, is_chief
-from training.distribute.replicas import every_layer, prepare, reseed, seed_generators
+from training.distribute.replicas import prepare, reseed, seed_generators
 from training.distribute.strategy import check_batch, choose, describe, policy
 
 __all__ = [
-    "ParallelBatches",
     "agree",
     "check_batch",
     "choose",
     "describe",
     "distributed",
-    "every_layer",
     "is_chief",
     "policy",
     "prepare",

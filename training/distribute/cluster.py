@@ -1,4 +1,4 @@
-"""Who the workers are."""
+"""The workers and TPUs that a program is part of, as the environment names them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 import os
 
 import tensorflow as tf
-from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
+from training._internal import slurm_hosts, slurm_tasks
 from training.config import ConfigError
 
 _SLURM_PORT = 8888  # of a machine's first task
 
 
 def cluster() -> tf.distribute.cluster_resolver.ClusterResolver | None:
-    """Who the workers are, if there are several."""
+    """The workers that the environment names; None if there is only one.
+
+    Raises:
+        ConfigError: If the environment names them in a way that cannot be understood.
+    """
     try:
         if "TF_CONFIG" in os.environ:
             told = json.loads(os.environ["TF_CONFIG"])
@@ -43,13 +47,18 @@ def _slurm() -> list[str]:
 
     TensorFlow's SlurmClusterResolver needs GPUs, and sorts n10 before n9.
     """
-    hosts = slurm_cluster_resolver.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
-    tasks = slurm_cluster_resolver.expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+    hosts = slurm_hosts(os.environ["SLURM_STEP_NODELIST"])
+    tasks = slurm_tasks(os.environ["SLURM_STEP_TASKS_PER_NODE"])
     numbers = zip(hosts, tasks, strict=True)
     return [f"{host}:{_SLURM_PORT + i}" for host, number in numbers for i in range(number)]
 
 
 def tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
+    """The TPU that TPU_NAME names, or that of this machine, initialized.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
             tpu=os.environ.get("TPU_NAME", "local")

@@ -1,4 +1,4 @@
-"""Making a model right for several replicas."""
+"""What makes a model compute on several replicas what it computes on one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 import keras_cvt
+from training._internal import flatten_layers
 
 
 def prepare(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
@@ -25,18 +26,13 @@ def prepare(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
     """
     if strategy.num_replicas_in_sync == 1:
         return
-    for layer in every_layer(model):
+    for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
         elif isinstance(layer, keras_cvt.DropPath):
             layer.__class__ = GlobalDropPath
         elif _draws(layer):
             layer.seed_generator.__class__ = ReplicaSeedGenerator
-
-
-def every_layer(model: keras.Model) -> list[keras.Layer]:
-    """The layers of a model and those inside of layers, always in the same order."""
-    return model._flatten_layers()  # Keras has it under no public name
 
 
 def reseed(model: keras.Model, number: int) -> None:
@@ -49,7 +45,7 @@ def reseed(model: keras.Model, number: int) -> None:
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """Those of all layers, in the order of the layers."""
-    return [layer.seed_generator for layer in every_layer(model) if _draws(layer)]
+    return [layer.seed_generator for layer in flatten_layers(model) if _draws(layer)]
 
 
 def _draws(layer: keras.Layer) -> bool:

@@ -1,4 +1,4 @@
-"""Keeping the workers of this machine going."""
+"""Keeps the workers of this machine running: starts them, and restarts all when one fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from training.engine.run_checkpoints import RunCheckpoints
+from training.runs.folder import RunFolder
 
 _LONGEST_PAUSE = 300.0  # seconds
 
@@ -37,23 +37,25 @@ def supervise(
     backoff: float = 5.0,
     grace: float = 10.0,
 ) -> int:
-    """Runs workers until all are done, starting all of them anew when one fails.
+    """Runs workers until all are done, restarting all of them when one fails.
 
     To be called in the main thread: SIGINT and SIGTERM are handled meanwhile.
 
     Args:
-        command: of a worker: program and arguments.
-        run_dir: whose `checkpoints` show progress: with it the counter and the pause start anew.
-        workers: how many, each with its own TF_CONFIG. 1: one, without TF_CONFIG. None: one, in the
+        command: Program and arguments of a worker.
+        run_dir: The run's folder, whose checkpoints show progress: it resets the count of restarts and
+            the pause.
+        workers: How many, each with its own TF_CONFIG. 1: one, without TF_CONFIG. None: one, in the
             environment as it is.
-        restarts: at most so many without progress, at least 0.
-        backoff: seconds before the first restart, doubled for each without progress, up to 5 minutes.
-        grace: seconds from SIGTERM to SIGKILL for a worker that is to stop.
+        restarts: The most restarts without progress, at least 0. Defaults to 10.
+        backoff: Seconds before the first restart, doubled for each without progress, up to 5 minutes.
+            Defaults to 5.
+        grace: Seconds from SIGTERM to SIGKILL for a worker that is to stop. Defaults to 10.
 
     Returns:
-        The exit status, see the module's docstring.
+        The exit status that `training.supervise` documents.
     """
-    checkpoints = RunCheckpoints(run_dir / "checkpoints", keep=1)
+    checkpoints = RunFolder(run_dir).read_checkpoints()
     with _signals() as received:
         failures, pause, reached = 0, 0.0, checkpoints.steps()[-1:]
         while not received:

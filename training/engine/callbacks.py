@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,29 +11,29 @@ import numpy as np
 import tensorflow as tf
 
 from training.config import Config
-from training.engine.run_checkpoints import RunCheckpoints
 from training.engine.state import Progress, State
-from training.files import write_text
+from training.runs.folder import RunFolder
+from training.runs.run_checkpoints import RunCheckpoints
 
 
 class Stopped(Exception):
-    """The run has done the steps that it was asked for, and is not at its end."""
+    """The run has done the steps that it was asked for, but is not finished."""
 
 
 class Diverged(Exception):
-    """The loss or the gradient is no number, or the loss too large. The message says where."""
+    """The loss or the gradient is NaN or infinite, or the loss too large. The message says where."""
 
 
 class Recorder(keras.callbacks.Callback):
     """Counts the steps, and after each does what is due.
 
     Args:
-        config: of the run.
-        progress, state: of the run.
-        checkpoints: where to write them; None for a worker that only takes part.
-        run_dir: of the run, for the curves; None likewise.
-        steps_per_epoch, total_steps: of the run.
-        means: of the epoch that is gone on with.
+        config: The run's settings.
+        progress, state: How far the run is, and all that the rest of it depends on.
+        checkpoints: Where to write them; None for a worker that is not the chief.
+        folder: The run's, for the history and the curves; None likewise.
+        steps_per_epoch, total_steps: Of the run.
+        means: The means so far of an epoch that was begun in an earlier session.
     """
 
     def __init__(
@@ -45,7 +42,7 @@ class Recorder(keras.callbacks.Callback):
         progress: Progress,
         state: State,
         checkpoints: RunCheckpoints | None,
-        run_dir: Path | None,
+        folder: RunFolder | None,
         steps_per_epoch: int,
         total_steps: int,
         means: dict[str, np.ndarray],
@@ -55,11 +52,11 @@ class Recorder(keras.callbacks.Callback):
         self._progress = progress
         self._state = state
         self._checkpoints = checkpoints
-        self._run_dir = run_dir
+        self._folder = folder
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = total_steps
         self._means = means
-        self._writer = run_dir and tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+        self._writer = folder and tf.summary.create_file_writer(str(folder.tensorboard))
         self._stop_at = min(total_steps, config.run.max_steps or total_steps)
 
     def close(self) -> None:
@@ -116,13 +113,13 @@ class Recorder(keras.callbacks.Callback):
                 "seconds": time.perf_counter() - self._begin,
             }
         )
-        if self._run_dir is not None:
-            write_text(self._run_dir / "history.csv", as_csv(progress.epochs))
+        if self._folder is not None:
+            self._folder.write_history(progress.epochs)
             scores = {k.removeprefix("val_"): v for k, v in logs.items() if k.startswith("val_")}
             self._write_points("validation", scores)
             self._writer.flush()
         left = (self._total_steps - step) / self._steps_per_epoch * progress.epochs[-1]["seconds"]
-        if self._run_dir is not None and left:
+        if self._folder is not None and left:
             print(f"{step} of {self._total_steps} steps; about {duration(left)} to go.", flush=True)
         self._save_if(True)
 
@@ -172,13 +169,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def as_csv(epochs: list[dict[str, float]]) -> str:
-    """A line for each epoch, under the names of the numbers."""
-    text = io.StringIO()
-    names = {name: None for epoch in epochs for name in epoch}
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(epochs)
-    return text.getvalue()

@@ -1,9 +1,9 @@
-"""Why a run ends before its end."""
+"""Why a run stops early."""
 
 
 class RunError(Exception):
-    """A run that can't go on, nor if it is started again. The message is one line."""
+    """A run that cannot continue, not even if it is started again. The message is one line."""
 
 
 class WorkerLost(Exception):
-    """Another worker does not answer any more. The message is one line."""
+    """Another worker has stopped answering. The message is one line."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,172 +18,272 @@ import tensorflow as tf
 import keras_cvt
 from training import data, distribute, optim
 from training.config import Config, ConfigError
-from training.distribute.batches import distributed
-from training.engine import callbacks
+from training.engine.callbacks import Diverged, Recorder, Stopped
 from training.engine.devices import policy_for
 from training.engine.errors import RunError, WorkerLost
 from training.engine.model import build_model
-from training.engine.run_checkpoints import RunCheckpoint, RunCheckpointError, RunCheckpoints
+from training.engine.report import make_report
 from training.engine.state import Progress, State
 from training.engine.step import Trainer
 from training.files import replacing, write_text
 from training.runs import curves
-from training.runs.report import make_report
+from training.runs.folder import RunFolder
+from training.runs.run_checkpoints import RunCheckpoint, RunCheckpointError, RunCheckpoints
 
 _MOST_ATTEMPTS = 3  # at getting past a divergence
 
 
 def train_run(
-    config: Config, run_dir: Path, resume: Sequence[RunCheckpoints], strategy: Any
+    config: Config,
+    run_dir: Path,
+    resume: Sequence[RunCheckpoints],
+    strategy: tf.distribute.Strategy,
 ) -> dict[str, Any] | None:
-    steps = config.optimization
-    chief = distribute.is_chief(strategy)
-    say = print if chief else _nothing
-    progress = Progress()
-    damaged = data.Damaged(config.data.max_damaged, progress.damaged)
+    """Trains until the run is finished, or until `max_steps`.
 
-    # The images, of which the devices share each batch.
-    images = data.load(config)
-    steps_per_epoch = data.steps_per_epoch(config, images)
-    total_steps = data.total_steps(config, images)
+    Args:
+        config: The run's settings.
+        run_dir: Its folder, which exists.
+        resume: Checkpoints of other runs, to continue from if this one has none.
+        strategy: The run's devices.
 
-    # How far an earlier session has come.
-    checkpoints = RunCheckpoints(run_dir / "checkpoints", keep=config.run.keep_checkpoints)
-    begun = find_checkpoint(strategy, [checkpoints, *resume])
+    Returns:
+        The report, or None if the run stopped before its end.
 
-    # The model gives logits, of which the loss is more exact than of probabilities. The weights that a
-    # run begins with are needed at its beginning only, and may be gone by now.
-    keras.utils.set_random_seed(config.run.seed)
-    policy = policy_for(config)
-    without_weights = config.replace(weights=None)
-    with strategy.scope():
-        cvt = build_model(without_weights if begun else config, images, dtype=policy)
-        distribute.prepare(cvt, strategy)
-        optim.freeze_without_effect(cvt)
-        trainer = Trainer(cvt, steps.accumulation, steps.clip_norm, steps.ema)
-        trainer.compile(
-            optim.optimizer(config, cvt, steps_per_epoch, scaled=policy == "mixed_float16"),
-            jit_compile=config.run.jit_compile,
+    Raises:
+        ConfigError, RunError, WorkerLost, DiskError: As `training.train.train`.
+    """
+    run = TrainingRun(config, RunFolder(run_dir), strategy)
+    run.begin(resume)
+    run.train()
+    return run.finish() if run.progress.step == run.total_steps else run.stop()
+
+
+class TrainingRun:
+    """A run on its way: `begin`, `train`, and then either `finish` or `stop`.
+
+    Each worker has one; the first of them, the chief, writes the files and speaks.
+
+    Args:
+        config: The run's settings.
+        folder: Its folder.
+        strategy: Its devices.
+
+    Attributes:
+        progress: How far it is.
+        total_steps: At which it is finished.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, strategy: tf.distribute.Strategy):
+        self._config = config
+        self._folder = folder
+        self._strategy = strategy
+        self._chief = distribute.is_chief(strategy)
+        self._policy = policy_for(config)
+        self._checkpoints = folder.read_checkpoints(config.run.keep_checkpoints)
+        self.progress = Progress()
+        self._damaged = data.Damaged(config.data.max_damaged, self.progress.damaged)
+        self._images = data.load(config)
+        self._steps_per_epoch = data.steps_per_epoch(config, self._images)
+        self.total_steps = data.total_steps(config, self._images)
+
+    def begin(self, resume: Sequence[RunCheckpoints]) -> None:
+        """Makes the model and its state: those of the last checkpoint, if there is one."""
+        last = find_checkpoint(self._strategy, [self._checkpoints, *resume])
+        # The weights that a run begins with are needed at its beginning only, and may be gone by now.
+        self._trainer = self._make_trainer(with_weights=last is None)
+        self._say(self._config.table())
+        self._say(
+            f"CvT with {keras_cvt.complexity(self._trainer.cvt).parameters:,} parameters in "
+            f"{self._policy}, {self._images.train.count:,} training images, "
+            f"{self._steps_per_epoch:,} steps each epoch, {distribute.describe(self._strategy)}."
         )
-    say(config.table())
-    say(
-        f"CvT with {keras_cvt.complexity(cvt).parameters:,} parameters in {policy}, "
-        f"{images.train.count:,} training images, {steps_per_epoch:,} steps each epoch, "
-        f"{distribute.describe(strategy)}."
-    )
+        self._state = State(self._trainer, self.progress)
+        self._means = {} if last is None else self._go_back(last)
+        self._validation = self._validation_batches()
 
-    state = State(trainer, progress)
-    means = go_back(state, begun, say) if begun else {}
-    del begun  # which is as large as all weights and averages
+    def train(self) -> None:
+        """Trains until the end, or the step at which the run is to stop."""
+        stop_at = min(self.total_steps, self._config.run.max_steps or self.total_steps)
+        while self.progress.step < stop_at:
+            try:
+                with self._errors_in_one_line():
+                    for begin, end in segments(
+                        self.progress.step, self.total_steps, self._steps_per_epoch
+                    ):
+                        self._fit(begin, end)
+            except Stopped:
+                return
+            except Diverged as error:
+                self._get_past(error)
 
-    # The training, until the end or a stop.
-    judged = steps.batch_size // steps.accumulation  # what fits into memory
-    validation_steps = -(-images.held_out.count // judged)
-    validation = distributed(
-        strategy,
-        # Again and again: after each epoch, so many steps are taken of it.
-        lambda **part: data.evaluation_batches(
-            config.data, images.held_out, damaged, judged, **part
-        ).repeat(),
-    )
-    stop_at = min(total_steps, config.run.max_steps or total_steps)
-    while progress.step < stop_at:
-        try:
-            with translated(damaged, strategy):
-                for begin, end in segments(progress.step, total_steps, steps_per_epoch):
-                    epochs = -(-end // steps_per_epoch)
-                    recorder = callbacks.Recorder(
-                        config,
-                        progress,
-                        state,
-                        checkpoints=checkpoints if chief else None,
-                        run_dir=run_dir if chief else None,
-                        steps_per_epoch=steps_per_epoch,
-                        total_steps=total_steps,
-                        means=means if begin % steps_per_epoch else {},
-                    )
-                    batches = distributed(
-                        strategy,
-                        functools.partial(
-                            data.training_batches,
-                            config,
-                            images,
-                            damaged,
-                            first_step=begin,
-                            attempt=progress.attempt,
-                        ),
-                    )
-                    if chief:  # now that nothing is wrong with it
-                        write_text(
-                            run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n"
-                        )
-                    with contextlib.closing(recorder):
-                        trainer.fit(
-                            batches,
-                            initial_epoch=begin // steps_per_epoch,
-                            epochs=epochs,
-                            steps_per_epoch=min(steps_per_epoch, end - begin),
-                            shuffle=False,  # done already
-                            validation_data=validation,
-                            validation_steps=validation_steps,
-                            callbacks=[recorder],
-                            # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
-                            verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
-                        )
-        except callbacks.Stopped:
-            break
-        except callbacks.Diverged as error:
-            saved = checkpoints.steps()
-            last = (
-                f"The last checkpoint is of step {saved[-1]}." if saved else "It has no checkpoint."
-            )
-            if (
-                config.run.on_divergence == "stop"
-                or progress.attempt == _MOST_ATTEMPTS
-                or not saved
-            ):
-                raise RunError(
-                    f"{error} {last} A lower learning_rate, a clip_norm or more warmup_epochs may "
-                    "help, or on_divergence=resume."
-                ) from None
-            attempt = progress.attempt + 1
-            say(f"{error} {last} Going back there for other random draws, attempt {attempt}.")
-            means = go_back(state, find_checkpoint(strategy, [checkpoints]), say)
-            progress.attempt = attempt
-            distribute.reseed(cvt, attempt)
-    if progress.step < total_steps:
-        say(
-            f"Stopped at step {progress.step}, as asked. To go on, give the same command without "
+    def stop(self) -> None:
+        """Says how the run goes on another time."""
+        self._say(
+            f"Stopped at step {self.progress.step}, as asked. To go on, give the same command without "
             "`max_steps`, or with a later one."
         )
-        return None
 
-    # What has come of it.
-    with translated(damaged, strategy), trainer.averaged():
-        result = trainer.evaluate(
-            validation,
-            steps=validation_steps,
-            return_dict=True,
-            verbose=0,
+    def finish(self) -> dict[str, Any]:
+        """Evaluates the trained model and saves it; returns the report."""
+        trainer, folder = self._trainer, self._folder
+        with self._errors_in_one_line(), trainer.averaged():
+            result = trainer.evaluate(
+                self._validation, steps=self._validation_steps, return_dict=True, verbose=0
+            )
+            weights = trainer.cvt.get_weights()
+        report = make_report(
+            self._config,
+            trainer,
+            result,
+            self.progress,
+            min(self._steps_per_epoch, self.progress.step),
+            precision=self._policy,
+            strategy=distribute.describe(self._strategy),
         )
-        weights = cvt.get_weights()
-    report = make_report(config, images, trainer, result, progress, strategy, policy)
-    if chief:
-        # A fresh model for the file: without what training has added to the layers.
-        final_model = build_model(without_weights, images, activation="softmax")
-        final_model.set_weights(weights)
-        with replacing(run_dir / "model.keras") as beside:
-            final_model.save(beside)
-        curves.save(progress.epochs, run_dir / "curves.png")
-        write_text(run_dir / "report.json", json.dumps(report, indent=2) + "\n")
-    return report
+        if self._chief:
+            # A fresh model for the file: without what training has added to the layers.
+            model = build_model(
+                self._config.replace(weights=None), self._images, activation="softmax"
+            )
+            model.set_weights(weights)
+            with replacing(folder.model) as beside:
+                model.save(beside)
+            curves.save(self.progress.epochs, folder.curves)
+            write_text(folder.report, json.dumps(report, indent=2) + "\n")
+        return report
+
+    def _make_trainer(self, with_weights: bool) -> Trainer:
+        """The model with its step, with the weights that the config names or random ones."""
+        config, asked = self._config, self._config.optimization
+        keras.utils.set_random_seed(config.run.seed)
+        with self._strategy.scope():
+            # Logits, of which the loss is more exact than of probabilities.
+            cvt = build_model(
+                config if with_weights else config.replace(weights=None),
+                self._images,
+                dtype=self._policy,
+            )
+            distribute.prepare(cvt, self._strategy)
+            optim.freeze_without_effect(cvt)
+            trainer = Trainer(cvt, asked.accumulation, asked.clip_norm, asked.ema)
+            scaled = self._policy == "mixed_float16"
+            trainer.compile(
+                optim.optimizer(config, cvt, self._steps_per_epoch, scaled=scaled),
+                jit_compile=config.run.jit_compile,
+            )
+        return trainer
+
+    def _validation_batches(self) -> Any:
+        """The evaluation's batches, again and again: after each epoch, `_validation_steps` of them."""
+        asked, images = self._config.optimization, self._images.held_out
+        batch_size = asked.batch_size // asked.accumulation  # what fits into memory
+        self._validation_steps = math.ceil(images.count / batch_size)
+        return distribute.distributed(
+            self._strategy,
+            lambda **part: data.evaluation_batches(
+                self._config.data, images, self._damaged, batch_size, **part
+            ).repeat(),
+        )
+
+    def _fit(self, begin: int, end: int) -> None:
+        """Trains from one step to another, within an epoch or over whole ones."""
+        recorder = Recorder(
+            self._config,
+            self.progress,
+            self._state,
+            checkpoints=self._checkpoints if self._chief else None,
+            folder=self._folder if self._chief else None,
+            steps_per_epoch=self._steps_per_epoch,
+            total_steps=self.total_steps,
+            means=self._means if begin % self._steps_per_epoch else {},
+        )
+        batches = distribute.distributed(
+            self._strategy,
+            functools.partial(
+                data.training_batches,
+                self._config,
+                self._images,
+                self._damaged,
+                first_step=begin,
+                attempt=self.progress.attempt,
+            ),
+        )
+        if self._chief:  # now that nothing is wrong with it
+            asked = json.dumps(self._config.to_dict(), indent=2) + "\n"
+            write_text(self._folder.config, asked)
+        with contextlib.closing(recorder):
+            self._trainer.fit(
+                batches,
+                initial_epoch=begin // self._steps_per_epoch,
+                epochs=math.ceil(end / self._steps_per_epoch),
+                steps_per_epoch=min(self._steps_per_epoch, end - begin),
+                shuffle=False,  # done already
+                validation_data=self._validation,
+                validation_steps=self._validation_steps,
+                callbacks=[recorder],
+                # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
+                verbose=0 if not self._chief else 1 if sys.stdout.isatty() else 2,
+            )
+
+    def _get_past(self, divergence: Diverged) -> None:
+        """Goes back to the last checkpoint, for other random draws.
+
+        Raises:
+            RunError: If that is not asked for, has been tried too often, or there is no checkpoint.
+        """
+        saved, attempt = self._checkpoints.steps(), self.progress.attempt + 1
+        last = f"The last checkpoint is of step {saved[-1]}." if saved else "It has no checkpoint."
+        asked = self._config.run.on_divergence == "resume"
+        if not asked or attempt > _MOST_ATTEMPTS or not saved:
+            raise RunError(
+                f"{divergence} {last} A lower learning_rate, a clip_norm or more warmup_epochs may "
+                "help, or on_divergence=resume."
+            ) from None
+        self._say(
+            f"{divergence} {last} Going back there for other random draws, attempt {attempt}."
+        )
+        self._means = self._go_back(find_checkpoint(self._strategy, [self._checkpoints]))
+        self.progress.attempt = attempt
+        distribute.reseed(self._trainer.cvt, attempt)
+
+    def _go_back(self, checkpoint: RunCheckpoint) -> dict[str, Any]:
+        """Goes back to a checkpoint; returns the means of an epoch that is not finished."""
+        try:
+            means = self._state.restore(checkpoint)
+        except ValueError as error:
+            raise ConfigError(
+                f"The checkpoint of step {checkpoint.step} can't be used: {error}."
+            ) from None
+        self._say(f"Going on after step {checkpoint.step}.")
+        return means
+
+    @contextlib.contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
+        """Says in one line why TensorFlow gave up, where it is known."""
+        several = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self._damaged.error is not None:
+                raise RunError(str(self._damaged.error)) from None
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                raise RunError(
+                    "The memory of the devices is too small: `accumulation` takes a batch in smaller "
+                    "parts."
+                ) from None
+            if several and (reason := _lost_worker(error)):
+                raise WorkerLost(f"Another worker is gone: {reason}") from None
+            raise
+
+    def _say(self, message: str) -> None:
+        if self._chief:
+            print(message)
 
 
-def _nothing(*_: Any) -> None:
-    pass
-
-
-def find_checkpoint(strategy: Any, places: list[RunCheckpoints]) -> RunCheckpoint | None:
+def find_checkpoint(
+    strategy: tf.distribute.Strategy, places: Sequence[RunCheckpoints]
+) -> RunCheckpoint | None:
     """The newest checkpoint of the first place that has one, the same on all workers."""
     for place in places:
         checkpoint = place.latest() if distribute.is_chief(strategy) else None
@@ -198,18 +299,6 @@ def find_checkpoint(strategy: Any, places: list[RunCheckpoints]) -> RunCheckpoin
     return None
 
 
-def go_back(state: Any, checkpoint: RunCheckpoint, say: Any) -> dict[str, Any]:
-    """Goes back to a checkpoint; returns the means of an epoch that is not finished."""
-    try:
-        means = state.restore(checkpoint)
-    except ValueError as error:
-        raise ConfigError(
-            f"The checkpoint of step {checkpoint.step} can't be used: {error}."
-        ) from None
-    say(f"Going on after step {checkpoint.step}.")
-    return means
-
-
 def segments(step: int, total_steps: int, steps_per_epoch: int) -> list[tuple[int, int]]:
     """The parts of a run that `fit` can do at once, which are whole epochs, or part of one.
 
@@ -223,24 +312,8 @@ def segments(step: int, total_steps: int, steps_per_epoch: int) -> list[tuple[in
     return [(begin, end) for begin, end in itertools.pairwise(edges) if begin < end]
 
 
-@contextlib.contextmanager
-def translated(damaged: Any, strategy: Any) -> Iterator[None]:
-    """Says in one line why TensorFlow gave up, where it is known."""
-    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
+def _lost_worker(error: tf.errors.OpError) -> str:
+    """What an error says of a worker that does not answer; "" if it is another error."""
     lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
-    try:
-        yield
-    except tf.errors.OpError as error:
-        if damaged.error is not None:
-            raise RunError(str(damaged.error)) from None
-        if isinstance(error, tf.errors.ResourceExhaustedError):
-            raise RunError(
-                "The memory of the devices is too small: `accumulation` takes a batch in smaller parts."
-            ) from None
-        lines = [line.strip() for line in str(error).splitlines() if "ollective ops is" in line]
-        if several and (isinstance(error, lost) or lines):
-            raise WorkerLost(
-                f"Another worker is gone: {(lines or [type(error).__name__])[0]}"
-            ) from None
-        raise
+    lines = [line.strip() for line in str(error).splitlines() if "ollective ops is" in line]
+    return lines[0] if lines else type(error).__name__ if isinstance(error, lost) else ""

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from training import distribute
-from training.engine.run_checkpoints import RunCheckpoint
 from training.engine.step import Trainer
+from training.runs.run_checkpoints import RunCheckpoint
 
 
 class Progress:

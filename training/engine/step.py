@@ -8,14 +8,29 @@ has its own, which `fit` and `evaluate` call.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from training._internal import StepsOfItsOwn
 
-class Trainer(keras.Model):
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """Images that were counted.
+
+    Attributes:
+        hits: Those with a right answer.
+        images: All of them.
+    """
+
+    hits: int
+    images: int
+
+
+class Trainer(StepsOfItsOwn, keras.Model):
     """A CvT with what its training needs. To be made in the scope of the strategy.
 
     Its logs are: `loss`, `top1` and `top5`, each the mean over the images of the epoch (or of the
@@ -60,6 +75,12 @@ class Trainer(keras.Model):
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """float32 logits, whatever the model computes with."""
         return tf.cast(self.cvt(images, training=training), tf.float32)
+
+    def counted(self, name: str) -> Counted:
+        """What `top1` or `top5` has counted since the epoch or the evaluation began."""
+        mean = self.means[name]
+        total, count = (keras.ops.convert_to_numpy(v) for v in (mean.total, mean.count))
+        return Counted(round(float(total)), round(float(count)))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -150,17 +171,7 @@ class Trainer(keras.Model):
         """Empty, if there are no averages."""
         return list(zip(self.averages, self.cvt.weights, strict=False))
 
-    # How Keras runs the steps. `fit` and `evaluate` call these.
-
-    def make_train_function(self, force: bool = False) -> None:
-        if self.train_function is None or force:
-            self.train_function = self._on_replicas(self.train_step)
-
-    def make_test_function(self, force: bool = False) -> None:
-        if self.test_function is None or force:
-            self.test_function = self._on_replicas(self.test_step)
-
-    def _on_replicas(self, step: Callable) -> Callable:
+    def run_on_replicas(self, step: Callable) -> Callable:
         """A function that takes a batch from an iterator, and does a step with it."""
         strategy = self.distribute_strategy
         if self.jit_compile:
@@ -174,10 +185,6 @@ class Trainer(keras.Model):
             return {k: strategy.experimental_local_results(v)[0] for k, v in logs.items()}
 
         return function
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # All is built already. Keras' own takes a batch for it, which fails with several machines.
-        pass
 
 
 def _sums(logits, losses, right, weights):

@@ -10,8 +10,8 @@ from keras import ops
 
 import keras_cvt
 from keras_cvt.structure import stage_configs
+from training import _internal
 from training.config import Config
-from training.distribute import every_layer
 from training.optim.schedules import schedule
 
 
@@ -23,7 +23,7 @@ def without_decay(model: keras.Model) -> list[keras.Variable]:
     """
     special = {
         id(weight)
-        for layer in every_layer(model)
+        for layer in _internal.flatten_layers(model)
         if isinstance(layer, (keras_cvt.ClassToken, keras_cvt.PositionEmbedding))
         for weight in layer.trainable_weights
     }
@@ -47,19 +47,8 @@ def freeze_without_effect(model: keras.Model) -> None:
             weight.trainable = False
 
 
-class _ReducedBefore:
-    """For an optimizer that is given gradients which all replicas share already.
-
-    Keras' own adds them up inside of the optimizer, after clipping, and looks for numbers that are
-    not finite on the first replica only. `training.engine.step` adds up before both.
-    """
-
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars
-
-
 @keras.saving.register_keras_serializable(package="keras_cvt_training")
-class AdamW(_ReducedBefore, keras.optimizers.AdamW):
+class AdamW(_internal.ReducedBefore, keras.optimizers.AdamW):
     """AdamW as torch has it, with which the recipe was found.
 
     Keras' own adds epsilon before it corrects the bias of the moments, which makes the epsilon of the
@@ -67,8 +56,7 @@ class AdamW(_ReducedBefore, keras.optimizers.AdamW):
     """
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        mean, square = self._momentums[index], self._velocities[index]
+        mean, square = _internal.adam_moments(self, variable)
         step = ops.cast(self.iterations + 1, variable.dtype)
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (gradient * gradient - square) * (1 - self.beta_2))
@@ -77,7 +65,7 @@ class AdamW(_ReducedBefore, keras.optimizers.AdamW):
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt_training")
-class SGD(_ReducedBefore, keras.optimizers.SGD):
+class SGD(_internal.ReducedBefore, keras.optimizers.SGD):
     """SGD as torch has it.
 
     Weight decay is added to the gradient, and so to the momentum; and the whole momentum is multiplied
@@ -89,10 +77,10 @@ class SGD(_ReducedBefore, keras.optimizers.SGD):
         self.decay = decay
 
     def update_step(self, gradient, variable, learning_rate):
-        if self._use_weight_decay(variable):
+        if _internal.decays(self, variable):
             gradient = gradient + self.decay * variable
         if self.momentum:
-            momentum = self.momentums[self._get_variable_index(variable)]
+            momentum = _internal.sgd_momentum(self, variable)
             self.assign(momentum, self.momentum * momentum + gradient)
             gradient = gradient + self.momentum * momentum if self.nesterov else momentum
         self.assign_sub(variable, learning_rate * gradient)

@@ -1,26 +1,102 @@
-"""A run's folder."""
+"""A run's folder: which file is where, and what is read from it."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 from training import config as configs
 from training.config import Config, ConfigError
-from training.engine.run_checkpoints import RunCheckpoints
+from training.files import write_text
+from training.runs.run_checkpoints import RunCheckpoints
+
+
+def default_folder(config_name: str) -> Path:
+    """Where a run goes if no folder is named."""
+    return Path("runs") / config_name
+
+
+class RunFolder:
+    """The folder of a run. Nothing is made or read before it is asked for.
+
+    Attributes:
+        path: The folder.
+        config: Path of the JSON file of what was asked.
+        checkpoints: Path of the folder of checkpoints.
+        tensorboard: Path of the folder of TensorBoard's curves.
+        history: Path of the CSV file of the epochs.
+        model: Path of the trained model.
+        curves: Path of the picture of the epochs.
+        report: Path of the JSON file of the result. A run that has it is finished.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.history = path / "history.csv"
+        self.model = path / "model.keras"
+        self.curves = path / "curves.png"
+        self.report = path / "report.json"
+
+    def read_checkpoints(self, keep: int = 1) -> RunCheckpoints:
+        """The checkpoints, of which `save` keeps the latest `keep`."""
+        return RunCheckpoints(self.checkpoints, keep)
+
+    def read_finished(self) -> tuple[Config, dict[str, Any]]:
+        """The config and the report of a finished run.
+
+        Raises:
+            ConfigError: If it is not there, or not finished.
+        """
+        try:
+            config = Config.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
+            return config, json.loads(self.report.read_text(encoding="utf-8"))
+        except (OSError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.path} has no finished run: {error}. Train first: python -m training.train "
+                f"--config {configs.names()[0]} --run-dir {self.path}"
+            ) from None
+
+    def read_history(self) -> list[dict[str, float]]:
+        """The numbers of each finished epoch, by name; none if no epoch is finished.
+
+        Raises:
+            OSError, ValueError, TypeError: If the file cannot be read, or has something else.
+        """
+        if not self.history.exists():
+            return []
+        with open(self.history, newline="", encoding="utf-8") as file:
+            return [
+                {name: float(value) for name, value in line.items()}
+                for line in csv.DictReader(file)
+            ]
+
+    def write_history(self, epochs: list[dict[str, float]]) -> None:
+        """Writes the numbers of each epoch, a line for each, under their names."""
+        text = io.StringIO()
+        names = {name: None for epoch in epochs for name in epoch}
+        writer = csv.DictWriter(text, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(epochs)
+        write_text(self.history, text.getvalue())
 
 
 def open_run(config: Config, run_dir: Path) -> dict[str, Any] | None:
     """Makes the run's folder if there is none; returns the report if the run is finished.
 
     Raises:
-        ConfigError: if the folder can't be used, or has a run with another config.
+        ConfigError: If the folder cannot be used, or has a run with another config.
     """
+    folder = RunFolder(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        asked_before = json.loads(_read(run_dir / "config.json") or "null")
-        report = json.loads(_read(run_dir / "report.json") or "null")
+        asked_before = _read_if_there(folder.config)
+        report = _read_if_there(folder.report)
         differences = [] if asked_before is None else config.differences(asked_before)
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"The run folder {run_dir} can't be used: {error}") from None
@@ -32,42 +108,27 @@ def open_run(config: Config, run_dir: Path) -> dict[str, Any] | None:
     return report
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _read_if_there(path: Path) -> Any:
+    """What a JSON file has; None if there is no file, or nothing in it."""
+    return json.loads((path.read_text(encoding="utf-8") if path.exists() else "") or "null")
 
 
 def other_run(config: Config, resume: Path | None) -> list[RunCheckpoints]:
-    """The checkpoints of another run, to go on from if the run itself has none.
+    """The checkpoints of another run, to continue from if the run itself has none.
 
     Raises:
-        ConfigError: if there are none, or the other run has another config.
+        ConfigError: If there are none, or the other run has another config.
     """
     if resume is None:
         return []
+    folder = RunFolder(resume)
     try:
-        asked_before = json.loads((resume / "config.json").read_text(encoding="utf-8"))
-        differences = config.differences(asked_before)
+        differences = config.differences(json.loads(folder.config.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"--resume {resume} is no run's folder: {error}") from None
     if differences:
         raise ConfigError(f"--resume {resume} has another config: {'; '.join(differences)}.")
-    other = RunCheckpoints(resume / "checkpoints", keep=1)
+    other = folder.read_checkpoints()
     if not other.steps():
         raise ConfigError(f"--resume {resume} has no complete checkpoint.")
     return [other]
-
-
-def read_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
-    """The config and the report of a finished run.
-
-    Raises:
-        ConfigError: if it is not there, or not finished.
-    """
-    try:
-        config = Config.from_dict(json.loads((run_dir / "config.json").read_text()))
-        return config, json.loads((run_dir / "report.json").read_text())
-    except (OSError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{run_dir} has no finished run: {error}. Train first: python -m training.train --config "
-            f"{configs.names()[0]} --run-dir {run_dir}"
-        ) from None

@@ -27,7 +27,7 @@ from training import distribute
 from training.config import ConfigError
 from training.distribute.replicas import GlobalDropPath
 from training.engine.devices import devices_for, policy_for
-from training.engine.run_checkpoints import RunCheckpoints
+from training.runs.run_checkpoints import RunCheckpoints
 
 TESTS = programs.CHECKOUT / "tests" / "support"
 ENVIRONMENT = ("TF_CONFIG", "TPU_NAME", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")

@@ -17,7 +17,7 @@ import pytest
 from programs import CHECKOUT
 
 from training import supervise
-from training.engine.run_checkpoints import RunCheckpoint, RunCheckpoints
+from training.runs.run_checkpoints import RunCheckpoint, RunCheckpoints
 
 PATIENCE = 60  # seconds, for what takes less than one; only against tests that never end
 

@@ -1,4 +1,4 @@
-"""Tests of training.engine.run_checkpoints: whatever happens in between, a run keeps its state."""
+"""Tests of training.runs.run_checkpoints: whatever happens in between, a run keeps its state."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ import safetensors.numpy
 from programs import CHECKOUT
 
 from training.config import ConfigError
-from training.engine import run_checkpoints
-from training.engine.run_checkpoints import (
+from training.runs import lock, run_checkpoints
+from training.runs.lock import RunLock
+from training.runs.run_checkpoints import (
     DiskError,
     RunCheckpoint,
     RunCheckpointError,
     RunCheckpoints,
 )
-from training.runs import lock
-from training.runs.lock import RunLock
 
 DTYPES = [
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -83,7 +82,7 @@ def names(*steps: int) -> list[str]:
 def script(code: str, *arguments: object) -> subprocess.Popen:
     """Another process, for which the functions of this module are there as `t`."""
     return subprocess.Popen(
-        [sys.executable, "-c", "import tests.training.engine.test_run_checkpoints as t\n" + code]
+        [sys.executable, "-c", "import tests.training.runs.test_run_checkpoints as t\n" + code]
         + [str(argument) for argument in arguments],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,
@@ -533,7 +532,7 @@ def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, warnings):
 
 
 def test_tensorflow_is_not_needed():
-    code = "import sys, training.engine.run_checkpoints\n"
+    code = "import sys, training.runs.run_checkpoints\n"
     code += "print({'keras', 'tensorflow'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True

@@ -1,0 +1,154 @@
+"""What training/ uses of Keras and TensorFlow though it is private is still there, and does the same.
+
+A test that fails here after an update names what has moved: adapt training/_internal.py, and nothing
+else.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import config as switches
+
+from training import _internal, optim
+from training.distribute import distributed
+from training.engine.step import Trainer
+
+MOVED = "Keras or TensorFlow has moved something. Adapt training/_internal.py: "
+
+
+def small_model() -> keras.Model:
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+
+
+def test_layers_come_in_the_order_of_the_graph_those_inside_after_theirs():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="b")], name="a")
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dropout(0.5, name="c")])
+    names = [layer.name for layer in _internal.flatten_layers(model)]
+    assert [name for name in names if name in "abc"] == ["a", "b", "c"], (
+        MOVED + "flatten_layers; the seeds in checkpoints of runs are numbered in its order"
+    )
+
+
+def test_a_tensor_names_its_producer_and_a_layer_counts_its_calls():
+    layer, inputs = keras.layers.Dense(3), keras.Input((3,))
+    assert _internal.producer(layer(inputs)) is layer, MOVED + "producer"
+    assert _internal.calls_of(layer) == 1, MOVED + "calls_of"
+    layer(layer(inputs))
+    assert _internal.calls_of(layer) == 3, MOVED + "calls_of"
+
+
+@pytest.mark.parametrize("kind", [optim.AdamW, optim.SGD])
+def test_keras_asks_the_optimizer_to_add_up_gradients_which_ours_does_not(kind):
+    """Were the method renamed, Keras would add up gradients that are sums already, silently."""
+    method = "_all_reduce_sum_gradients"
+    assert method in vars(_internal.ReducedBefore)
+    assert callable(getattr(keras.optimizers.Optimizer, method, None)), MOVED + "ReducedBefore"
+    model, asked = small_model(), []
+
+    class Noting(kind):
+        def _all_reduce_sum_gradients(self, grads_and_vars):
+            asked.append(len(list(grads_and_vars)))
+            return super()._all_reduce_sum_gradients(grads_and_vars)
+
+    optimizer = Noting(learning_rate=0.1)
+    optimizer.build(model.trainable_variables)
+    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
+    optimizer.apply(gradients, model.trainable_variables)
+    assert asked == [2], MOVED + "ReducedBefore, or each gradient counts once for each replica"
+    # And no other way of adding up has come beside it.
+    reducing = [
+        name
+        for name, member in inspect.getmembers(keras.optimizers.Optimizer, inspect.isfunction)
+        if "all_reduce(" in inspect.getsource(member)
+    ]
+    assert reducing == [method], MOVED + "ReducedBefore"
+
+
+def test_the_states_of_optimizers_are_found():
+    for kind in (keras.optimizers.AdamW, keras.optimizers.SGD):
+        model = small_model()
+        optimizer = kind(0.1, **({"momentum": 0.9} if kind is keras.optimizers.SGD else {}))
+        optimizer.exclude_from_weight_decay(var_list=[model.trainable_variables[1]])
+        optimizer.build(model.trainable_variables)
+        kernel, bias = model.trainable_variables
+        found = (
+            [_internal.sgd_momentum(optimizer, kernel)]
+            if kind is keras.optimizers.SGD
+            else _internal.adam_moments(optimizer, kernel)
+        )
+        assert all(state.shape == kernel.shape for state in found), MOVED + "the optimizers' states"
+        assert {id(state) for state in found} <= {id(v) for v in optimizer.variables}
+        assert _internal.decays(optimizer, kernel), MOVED + "decays"
+        assert not _internal.decays(optimizer, bias), MOVED + "decays"
+
+
+def test_fit_and_evaluate_run_the_trainers_own_steps(monkeypatch):
+    ran = []
+    real = Trainer.run_on_replicas
+
+    def noting(self, step):
+        ran.append(step.__name__)
+        return real(self, step)
+
+    monkeypatch.setattr(Trainer, "run_on_replicas", noting)
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(6)]
+    )
+    trainer = Trainer(model)
+    optimizer = optim.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    trainer.compile(optimizer, jit_compile=False)
+    images, labels = np.zeros((2, 4, 4, 1), "float32"), np.eye(6, dtype="float32")[:2]
+    data = tf.data.Dataset.from_tensors((images, labels))
+    trainer.fit(data, verbose=0)
+    trainer.evaluate(
+        tf.data.Dataset.from_tensors((images, labels, np.ones(2, "float32"))), verbose=0
+    )
+    assert ran == ["train_step", "test_step"], MOVED + "StepsOfItsOwn"
+    for name in vars(_internal.StepsOfItsOwn):
+        if not name.startswith("__"):
+            assert hasattr(keras.Model, name), MOVED + f"StepsOfItsOwn: there is no {name} any more"
+
+
+def test_the_switch_of_deterministic_operations_is_the_public_one():
+    was = switches.is_op_determinism_enabled()
+    tf.config.experimental.enable_op_determinism()
+    try:
+        assert _internal.op_determinism(), MOVED + "op_determinism"
+        with _internal.without_op_determinism():
+            assert not _internal.op_determinism(), MOVED + "without_op_determinism"
+        assert _internal.op_determinism(), MOVED + "without_op_determinism"
+    finally:
+        if not was:
+            switches.disable_op_determinism()
+    with _internal.without_op_determinism():
+        pass
+    assert switches.is_op_determinism_enabled() == was
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [tf.distribute.OneDeviceStrategy("CPU:0"), tf.distribute.MirroredStrategy(["CPU:0"])],
+)
+def test_a_strategys_batches_can_be_made_with_the_switch_off(strategy):
+    seen = []
+
+    def batches(**_):
+        seen.append(_internal.op_determinism())
+        return tf.data.Dataset.range(3)
+
+    shared = distributed(strategy, batches)
+    assert type(shared) is _internal.PlainIteration, MOVED + "PlainIteration"
+    assert [int(batch) for batch in shared] == [0, 1, 2]
+    with pytest.raises(TypeError, match="Dataset is not what this TensorFlow"):
+        _internal.PlainIteration.of(tf.data.Dataset.range(3))
+
+
+def test_slurm_names_hosts_and_tasks():
+    assert _internal.slurm_hosts("n[1-2,10],m3") == ["n1", "n2", "n10", "m3"], MOVED + "slurm_hosts"
+    assert _internal.slurm_tasks("2(x3),1") == [2, 2, 2, 1], MOVED + "slurm_tasks"

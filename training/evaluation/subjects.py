@@ -1,0 +1,186 @@
+"""The models that can be evaluated: published weights, and models in files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+import keras_cvt
+from keras_cvt import architecture, checkpoints, structure
+from keras_cvt import weights as weights_lib
+from keras_cvt.weights import Published
+from training import distribute
+from training.config import ConfigError
+from training.evaluation import graph
+from training.evaluation.settings import VARIANTS
+from training.runs.folder import RunFolder
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A model that is ready to be evaluated.
+
+    Attributes:
+        model: From normalized images, float32 (batch, image_size, image_size, channels), to logits,
+            float (batch, classes).
+        file: Its weights.
+        policy: Name of its dtype policy.
+    """
+
+    model: keras.Model
+    file: Path
+    policy: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """A published variant.
+
+    Attributes:
+        name: Such as "CvT13".
+        weights: Published ones, or a checkpoint of this variant.
+        classes: Number of its outputs.
+        image_size: What the weights are for, in pixels.
+    """
+
+    name: str
+    weights: Published | Path
+    classes: int
+    image_size: int
+
+    def build(self, image_size: int, channels: int, precision: str) -> Ready:
+        """The model for square images, with its weights; to be called in a strategy's scope.
+
+        Args:
+            image_size: Height and width of the images, in pixels.
+            channels: Of the images.
+            precision: One of `training.config.PRECISIONS`.
+
+        Raises:
+            ConfigError: If the model is not for such images, or its weights cannot be had.
+        """
+        shape, policy = (image_size, image_size, channels), distribute.policy(precision)
+        with _as_config_error():
+            # Before a download.
+            architecture.check_input_size(architecture.VARIANTS[self.name], shape)
+            weights = weights_lib.open_weights(self.weights, channels)
+            model = getattr(keras_cvt, self.name)(
+                weights=weights,
+                input_shape=shape,
+                classes=self.classes,
+                classifier_activation=None,
+                dtype=policy,
+            )
+        return Ready(model, weights.path, policy)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A classifier in a .keras file; its graph is evaluated as it is.
+
+    Attributes:
+        name: The file or folder, as it was given.
+        weights: The file.
+        model: What is in it.
+    """
+
+    name: str
+    weights: Path
+    model: keras.Model
+
+    @property
+    def classes(self) -> int:
+        """Number of its outputs."""
+        return self.model.outputs[0].shape[-1]
+
+    @property
+    def image_size(self) -> int:
+        """What the model is for, in pixels."""
+        return self.model.inputs[0].shape[1] or 224
+
+    def build(self, image_size: int, channels: int, precision: str) -> Ready:
+        """The model for square images; to be called in a strategy's scope.
+
+        Args:
+            image_size: Height and width of the images, in pixels.
+            channels: Of the images.
+            precision: One of `training.config.PRECISIONS`; "auto": the file's own.
+
+        Raises:
+            ConfigError: If the model is not for such images, or not a classifier whose loss is known.
+        """
+        wanted = self.model.inputs[0].shape[-1]
+        if wanted != channels:
+            raise ConfigError(
+                f"{self.name} takes images of {wanted} channels. Received {channels}."
+            )
+        with _as_config_error():
+            stages = structure.stage_configs(self.model)
+            architecture.check_input_size(stages, (image_size, image_size, channels))
+        own = graph.precision_of(self.model)
+        policy = own if precision == "auto" else distribute.policy(precision)
+        model = graph.rebuilt(self.model, image_size, policy, self.name)
+        return Ready(graph.with_logits(model, self.name), self.weights, policy)
+
+
+Subject = PublishedModel | ModelFile
+
+
+def find_subject(
+    model: str, weights: str | None = None, strategy: tf.distribute.Strategy | None = None
+) -> Subject:
+    """Finds the model that the command names. Published weights are not downloaded yet.
+
+    Args:
+        model, weights: As in `training.evaluation.settings.Settings`.
+        strategy: In whose scope a file is loaded.
+
+    Raises:
+        ConfigError: If there are no such weights, or the file has no classifier.
+    """
+    if model in VARIANTS:
+        return _published(VARIANTS[model], weights)
+    file = Path(model)
+    return _model_file(model, RunFolder(file).model if file.is_dir() else file, strategy)
+
+
+def _published(variant: str, weights: str | None) -> PublishedModel:
+    with _as_config_error():
+        found = weights_lib.find(weights or "imagenet", variant)
+        if isinstance(found, Published):
+            return PublishedModel(variant, found, IMAGENET_CLASSES, found.image_size)
+        classes = weights_lib.open_weights(found).classes
+    if classes is None:
+        raise ConfigError(f"{weights} has no classifier.")
+    return PublishedModel(variant, found, classes, 224)
+
+
+def _model_file(name: str, file: Path, strategy: tf.distribute.Strategy | None) -> ModelFile:
+    with _as_config_error():
+        checkpoints.read(file)  # explains best what a file is that is no model
+        try:
+            with strategy.scope() if strategy is not None else contextlib.nullcontext():
+                model = keras.saving.load_model(file, compile=False)
+        except Exception as error:  # of Keras, which has many kinds for a file that it cannot read
+            raise ConfigError(f"{file} can't be loaded: {error}") from None
+        structure.stage_configs(model)
+    shapes = [tensor.shape for tensor in (*model.inputs, *model.outputs)]
+    if list(map(len, shapes)) != [4, 2]:  # images, classes
+        raise ConfigError(f"{file} has no classifier.")
+    return ModelFile(name, file, model)
+
+
+@contextlib.contextmanager
+def _as_config_error() -> Iterator[None]:
+    """What keras_cvt says of arguments and files, in one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
