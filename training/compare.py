@@ -16,6 +16,7 @@ from typing import Any
 
 from training import config as configs
 from training.config import ConfigError
+from training.config.settings import as_text
 from training.runs.folder import RunFolder
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -125,7 +126,7 @@ def table(runs: Sequence[Run]) -> str:
     for key in keys:
         values = [run.settings.get(key, "–") for run in runs]
         if any(value != values[0] for value in values):
-            lines.append([key, *map(_shown, values)])
+            lines.append([key, *map(as_text, values)])
     if len(runs) > 1 and len(lines) == 1:
         lines.append(["settings", *["the same"] * len(runs)])
     border = len(lines)
@@ -140,14 +141,6 @@ def table(runs: Sequence[Run]) -> str:
     rule = "-" * max(map(len, texts))
     return "\n".join(
         [texts[0], rule, *texts[1:border], *([rule] if border > 1 else []), *texts[border:]]
-    )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return (
-        "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
 
 

@@ -75,6 +75,15 @@ def parse(text: str, kind: Any) -> Any:
     return value
 
 
+def as_text(value: Any) -> str:
+    """A setting's value as `override` reads it."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(as_text, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)
+
+
 def _describe(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return f"{_describe(typing.get_args(kind)[0])} or none"

@@ -11,6 +11,7 @@ import pytest
 from training import config as configs
 from training.config import Config, ConfigError, RunConfig
 from training.config.config import KEYS, SECTIONS
+from training.config.settings import as_text
 
 # What `to_dict` gave for every config when the settings had no sections yet: runs of that time go on.
 STORED = json.loads((Path(__file__).parent / "stored.json").read_text(encoding="utf-8"))
@@ -38,6 +39,16 @@ def test_a_key_belongs_to_exactly_one_section():
         assert getattr(getattr(changed, section), field.name) == other
         assert changed.to_dict() == {**config.to_dict(), key: other}
         assert config.differences(changed.to_dict()) == []
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_settings_go_through_the_command_line_unchanged(name):
+    config = configs.load(name)
+    # Those of a custom model have no text: it has none of them.
+    texts = [f"{key}={as_text(value)}" for key, value in config.to_dict().items() if value != []]
+    other = configs.load("digits").replace(dims=(), depths=(), heads=(), model="cvt13")
+    start = configs.load("digits") if config.model.variant == "custom" else other
+    assert configs.override(start, texts) == config
 
 
 def test_what_a_run_must_not_change_between_its_sessions_is_named():
