@@ -1,4 +1,4 @@
-"""How far a run is, and all that the rest of it depends on."""
+"""How far a run is, and everything that the rest of it depends on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        step: steps done.
-        attempt: how often the run went back to a checkpoint to make other random draws.
-        epochs: for each finished epoch, numbers by name: `epoch`, from 1, `step`, `loss`, `top1`,
+        step: Steps done.
+        attempt: How often the run went back to a checkpoint to make other random draws.
+        epochs: For each finished epoch, numbers by name: `epoch`, from 1, `step`, `loss`, `top1`,
             `top5`, `gradient_norm` (of its last step), `val_loss`, `val_top1`, `val_top5`,
             `learning_rate` (of the step after the epoch), `images_per_second`, `training_seconds`,
             and `seconds` with evaluation.
-        seconds: spent on training in the epoch that is not finished.
-        damaged: images that the chief could not read, by name; the values mean nothing.
+        seconds: Spent on training in the epoch that is not finished.
+        damaged: The images that the chief could not read, by name; the values mean nothing.
     """
 
     def __init__(self):
@@ -33,7 +33,7 @@ class Progress:
 
 
 class State:
-    """All that the rest of a run depends on, in a trainer and in a checkpoint.
+    """Everything that the rest of a run depends on, in a trainer and in a checkpoint.
 
     These are the model's weights and statistics, their averages, the optimizer's state, the states of
     the seed generators, and, for a checkpoint within an epoch, the means over the epoch until then.
@@ -57,7 +57,7 @@ class State:
         }
 
     def checkpoint(self) -> RunCheckpoint:
-        """As it is now. With several machines, all must call it: they add up what they have."""
+        """The state now. With several machines, all must call it: they add up what they have."""
         arrays = {
             name: keras.ops.convert_to_numpy(variable)
             for name, variable in {**self._variables, **self._means}.items()
@@ -65,13 +65,13 @@ class State:
         return RunCheckpoint(self._progress.step, arrays, dict(vars(self._progress)))
 
     def restore(self, checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
-        """Back to a checkpoint.
+        """Goes back to a checkpoint.
 
         Returns:
             The means, for `restore_means`: `fit` sets them to zero when it starts an epoch.
 
         Raises:
-            ValueError: for a checkpoint of another model or optimizer.
+            ValueError: For a checkpoint of another model or optimizer.
         """
         arrays = dict(checkpoint.arrays)
         means = {name: arrays.pop(name) for name in self._means if name in arrays}
@@ -86,5 +86,6 @@ class State:
         return means
 
     def restore_means(self, means: dict[str, np.ndarray]) -> None:
+        """Sets the means over the epoch so far, as `restore` returned them."""
         for name, value in means.items():
             self._means[name].assign(value)

@@ -1,8 +1,8 @@
 """What one step of training and one of evaluation do, on any number of replicas.
 
-Keras' own steps are not right under every strategy: gradients are clipped before they are added up,
-accumulation and moving averages fail, and with several machines nothing works at all. So `Trainer`
-has its own, which `fit` and `evaluate` call.
+Keras' own steps are wrong under some strategies: gradients are clipped before they are summed over the
+replicas, accumulation and moving averages fail, and with several machines nothing works at all. So
+`Trainer` has its own, which `fit` and `evaluate` call.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Counted:
 
 
 class Trainer(StepsOfItsOwn, keras.Model):
-    """A CvT with what its training needs. To be made in the scope of the strategy.
+    """A CvT with what its training needs. Make it in the scope of the strategy.
 
-    Its logs are: `loss`, `top1` and `top5`, each the mean over the images of the epoch (or of the
-    evaluation) until now, on all replicas; and in training `step_loss`, `gradient_norm` and
+    Its logs are `loss`, `top1` and `top5`, each the mean over the images of the epoch (or of the
+    evaluation) so far, on all replicas; and in training `step_loss`, `gradient_norm` and
     `learning_rate`, those of the last step.
 
     Args:
-        cvt: model from float32 images (batch, height, width, channels) to logits (batch, classes).
-        accumulation: a batch goes through the model in so many parts.
-        clip_norm: largest norm of the gradient; None: any.
-        ema: decay of the moving average of all weights; None: no average.
+        cvt: Model from float32 images (batch, height, width, channels) to logits (batch, classes).
+        accumulation: In how many parts a batch goes through the model. Defaults to 1.
+        clip_norm: Largest norm of the gradient. Defaults to None: any.
+        ema: Decay of the moving average of all weights, in (0, 1). Defaults to None: no average.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Trainer(StepsOfItsOwn, keras.Model):
         return gradients, sums
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Judges this replica's part of a batch: images, right classes, and weights.
+        """Evaluates this replica's part of a batch: images, right classes, and weights.
 
         The right classes are 1, all others 0; weights are 1, or 0 for what only fills the batch.
         """
@@ -156,7 +156,7 @@ class Trainer(StepsOfItsOwn, keras.Model):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averages as its weights, if there are any."""
+        """Context in which the model's weights are the averages, if there are any."""
         pairs = self._averages_and_weights()
         own = [keras.ops.convert_to_numpy(weight) for _, weight in pairs]
         try:

@@ -1,4 +1,4 @@
-"""The optimizers, the learning rate over time, and which weights are treated in another way."""
+"""Optimizers and the learning-rate schedule of the recipe, and which weights do not decay."""
 
 from training.optim.optimizers import SGD, AdamW, freeze_without_effect, optimizer, without_decay
 from training.optim.schedules import WarmupCosine, schedule

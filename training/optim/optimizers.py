@@ -1,4 +1,4 @@
-"""The optimizers, and which weights are treated in another way."""
+"""The optimizers, and which weights they leave alone or do not decay."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from training.optim.schedules import schedule
 
 
 def without_decay(model: keras.Model) -> list[keras.Variable]:
-    """The weights that weight decay leaves alone: norms, biases, class token, position embedding.
+    """The weights excluded from weight decay: norms, biases, class token, position embedding.
 
-    That is whatever has one axis, and the weights of two layers. The depthwise kernels, small as
-    they are, do decay. Source: official `set_wd` and `no_weight_decay`.
+    These are all weights with one axis, and those of two layers. The depthwise kernels do decay, small
+    as they are. Source: official `set_wd` and `no_weight_decay`.
     """
     special = {
         id(weight)
@@ -31,11 +31,11 @@ def without_decay(model: keras.Model) -> list[keras.Variable]:
 
 
 def freeze_without_effect(model: keras.Model) -> None:
-    """Takes the weights that can't change what a model computes out of its trainable ones.
+    """Freezes the weights that cannot change what a model computes.
 
     Softmax ignores what is added to the scores of all keys alike: the keys' bias, and the offset of
-    the keys' BatchNormalization where no class token is among the keys. Their gradient is zero but
-    for rounding errors, of which Adam would make steps as large as any other: the weights would
+    the keys' BatchNormalization where no class token is among the keys. Their gradient is zero except
+    for rounding errors, which Adam would turn into steps as large as any other: the weights would
     differ between one device and two, to no effect.
     """
     stages = stage_configs(model)
@@ -92,12 +92,12 @@ class SGD(_internal.ReducedBefore, keras.optimizers.SGD):
 def optimizer(
     config: Config, model: keras.Model, steps_per_epoch: int, scaled: bool = False
 ) -> keras.Optimizer:
-    """The run's optimizer, with its variables made; under the strategy in whose scope it is called.
+    """The run's optimizer, built; call it in the scope of the run's strategy.
 
     Args:
-        model: whose trainable weights are meant.
-        scaled: whether the loss is scaled, and steps left out that a too large scale has spoiled:
-            for float16.
+        model: The model whose trainable weights it updates.
+        scaled: Whether the loss is scaled, and steps are skipped that a too large scale has spoiled:
+            for float16. Defaults to False.
     """
     rate = schedule(config, steps_per_epoch)
     asked = config.optimization

@@ -13,25 +13,25 @@ from training.config import Config, ConfigError
 
 @keras.saving.register_keras_serializable(package="keras_cvt_training")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that grows linearly, falls along half a cosine, and then stays.
+    """Linear warm-up, then half a cosine, then constant.
 
-    The cosine begins at step 0, not after the growth, as in timm's `CosineLRScheduler`: growth just
-    hides its beginning. With `hold` equal to the steps of an epoch this is the official code's
+    The cosine starts at step 0, not after the warm-up, as in timm's `CosineLRScheduler`: the warm-up
+    just hides its beginning. With `hold` equal to the steps of an epoch this is the official code's
     schedule, which changes the rate between epochs. In a notebook:
 
         rate = WarmupCosine(1e-3, total_steps=epochs * steps, warmup_steps=5 * steps)
         model.compile(optimizer=keras.optimizers.AdamW(rate), loss=...)
 
     Args:
-        peak: to which the growth leads.
-        total_steps: the step at which `final` is reached, and kept from then on.
-        warmup_steps: steps of growth; with 0 the first step has the peak.
-        initial: at step 0 of the growth.
-        final: the lowest, at the end.
-        hold: so many successive steps have one learning rate, that of the first of them.
+        peak: The learning rate at the end of the warm-up.
+        total_steps: The step at which `final` is reached; the rate stays there.
+        warmup_steps: Steps of the warm-up; with 0 the first step has the peak. Defaults to 0.
+        initial: The rate of step 0 in the warm-up. Defaults to 0.
+        final: The lowest rate, at the end. Defaults to 0.
+        hold: This many successive steps have one learning rate, that of the first. Defaults to 1.
 
     Call arguments:
-        step: how many steps have been done before this one; an integer scalar.
+        step: How many steps were done before this one; an integer scalar.
 
     Returns:
         A float32 scalar.
@@ -79,10 +79,10 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def schedule(config: Config, steps_per_epoch: int) -> WarmupCosine:
-    """The run's learning rate, step by step.
+    """The run's learning rate for each step.
 
     Raises:
-        ConfigError: if the run ends before its warm-up does.
+        ConfigError: If the run ends before its warm-up does.
     """
     asked = config.optimization
     total_steps = asked.decay_steps(steps_per_epoch)

@@ -1,4 +1,4 @@
-"""Pictures of how runs went."""
+"""Plots of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from training.files import replacing
 
-Epochs = list[dict[str, float]]  # as `record.Progress.epochs`
+Epochs = list[dict[str, float]]  # as `training.engine.state.Progress.epochs`
 
 
 def save(epochs: Epochs, path: Path) -> None:
