@@ -10,7 +10,8 @@ images. Everything here works offline, except for reading an image from an http(
 
 from keras_cvt.images.labels import decode_predictions, labels, synsets
 from keras_cvt.images.load import ImageError, load_grey, load_image
-from keras_cvt.images.transform import MEAN, STD, preprocess_input, size_and_crop
+from keras_cvt.images.preprocessing import MEAN, STD, size_and_crop
+from keras_cvt.images.transform import preprocess_input
 
 __all__ = [
     "MEAN",

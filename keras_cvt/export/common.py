@@ -15,6 +15,9 @@ import numpy as np
 
 from keras_cvt import imagenet
 from keras_cvt.deployment import deploy
+from keras_cvt.images.load import load
+from keras_cvt.images.preprocessing import Preprocessing
+from keras_cvt.images.transform import normalize
 from keras_cvt.structure import stage_configs
 
 # A NASA photograph (public domain) of Eileen Collins. It proves an export, and warms up a server.
@@ -36,44 +39,46 @@ class Classifier:
         model: from images to a dict of "probabilities" (batch, classes) and "features" (batch,
             channels), what the classifier sees.
         labels: the classes' names.
-        image_size: (height, width) of the images in pixels.
-        crop: as in `load_image`, but never "official".
-        mean, std: of the pixels divided by 255, for each channel.
+        preprocessing: How a picture becomes the model's input.
         batch_size: None for any.
         any_size: whether the model takes images of other sizes than `image_size`, too.
     """
 
     model: keras.Model
     labels: tuple[str, ...]
-    image_size: tuple[int, int]
-    crop: float | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocessing: Preprocessing
     batch_size: int | None
     any_size: bool
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.preprocessing.image_size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.preprocessing.std
+
+    @property
     def input_shape(self) -> tuple[int | None, ...]:
         size = (None, None) if self.any_size else self.image_size
-        return (self.batch_size, *size, len(self.mean))
+        return (self.batch_size, *size, self.preprocessing.channels)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Keras' answers, (batch, classes)."""
         return keras.ops.convert_to_numpy(self.model(images, training=False)["probabilities"])
 
-    def normalize(self, pixels: np.ndarray) -> np.ndarray:
-        """From uint8 (..., channels) to the model's input."""
-        mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
-        return (pixels.astype(np.float32) / np.float32(255) - mean) / std
-
     def load(self, path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
-        """A picture as the model's input, (1, height, width, channels), as evaluation reads it.
-
-        For a model of grey images it is made grey before anything else.
-        """
-        source = imagenet.load_grey(path) if len(self.mean) == 1 else path
-        pixels = imagenet.load_image(source, size or self.image_size, self.crop)
-        return self.normalize(pixels[np.newaxis, ..., : len(self.mean)])
+        """Reads a picture as the model's input, (1, height, width, channels)."""
+        preprocessing = self.preprocessing
+        if size is not None:
+            preprocessing = dataclasses.replace(preprocessing, image_size=size)
+        pixels = load(path, preprocessing)[np.newaxis]
+        return normalize(pixels, self.mean, self.std)
 
 
 def classifier(
@@ -122,14 +127,11 @@ def classifier(
     size = image_size
     if size is None:
         size = tuple(side or 224 for side in model.input_shape[1:3])
-    size, crop = imagenet.size_and_crop(size, crop)
+    preprocessing = Preprocessing(size, crop, mean, std)
     return Classifier(
-        prepare(_with_input(model, (None, None) if any_size else size)),
+        prepare(_with_input(model, (None, None) if any_size else preprocessing.image_size)),
         tuple(labels),
-        size,
-        crop,
-        tuple(map(float, mean)),
-        tuple(map(float, std)),
+        preprocessing,
         batch_size,
         any_size,
     )

@@ -14,12 +14,8 @@ Signatures (batches of any size):
 A file that can't be decoded does not fail its request: `valid` is false for it, its probabilities and
 scores are NaN, its classes empty.
 
-Pictures are decoded, resized, cropped and normalized by TensorFlow as `load_image` does it with Pillow:
-decoded bits are equal (but for grey PNG of 16 bits, by one grey level); after resizing, one value in a
-thousand differs, by one grey level. (With Pillow 13, one in seven for pictures twice as high as wide,
-by one or two.)
-Two things of `load_image` are left out: a JPEG's EXIF orientation, and the conversion of pictures that
-are neither JPEG nor PNG.
+Pictures are decoded, resized, cropped and normalized by `keras_cvt.images.graph`, which says how
+closely that is what `load_image` does with Pillow.
 """
 
 from __future__ import annotations
@@ -33,6 +29,7 @@ import tensorflow as tf
 
 from keras_cvt.export import graph
 from keras_cvt.export.common import PICTURE, Classifier, ExportError, Run, difference
+from keras_cvt.images import graph as pictures
 
 TOP = 5
 
@@ -57,19 +54,21 @@ def write(model: Classifier, path: Path) -> None:
 
 def _signatures(model: Classifier) -> dict[str, tf.types.experimental.GenericFunction]:
     images = tf.TensorSpec(model.input_shape, tf.float32, name="images")
-    pixels = tf.TensorSpec((None, None, None, len(model.mean)), tf.uint8, name="images")
+    pixels = tf.TensorSpec(
+        (None, None, None, model.preprocessing.channels), tf.uint8, name="images"
+    )
     files = tf.TensorSpec((None,), tf.string, name="bytes")
 
     def forward(images):
         return model.model(images, training=False)
 
     def serve_images(images):
-        images = _normalized(model, _resized(model, images))
+        images = _normalized(model, pictures.resize_and_crop(images, model.preprocessing))
         return _ranked(model, forward(images)["probabilities"])
 
     def serve_bytes(bytes):
-        pictures, valid = _decoded(model, bytes)
-        probabilities = forward(_normalized(model, pictures))["probabilities"]
+        pixels, valid = _decoded(model, bytes)
+        probabilities = forward(_normalized(model, pixels))["probabilities"]
         answers = _ranked(model, tf.where(valid[:, tf.newaxis], probabilities, np.nan))
         names = tf.where(valid[:, tf.newaxis], answers["top_classes"], "")
         return {**answers, "top_classes": names, "valid": valid}
@@ -100,107 +99,38 @@ def _ranked(model: Classifier, probabilities: tf.Tensor) -> dict[str, tf.Tensor]
 
 
 def _normalized(model: Classifier, pixels: tf.Tensor) -> tf.Tensor:
-    return (pixels / 255 - tf.constant(model.mean)) / tf.constant(model.std)
+    return pictures.normalize(pixels, model.mean, model.std)
 
 
 def _decoded(model: Classifier, files: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pictures float32 (batch, *image_size, channels), and which of them could be read."""
-    height, width = model.image_size
-    shape = (height, width, len(model.mean))
+    """Pictures uint8 (batch, *image_size, channels), and which of them could be read."""
+    shape = model.preprocessing.input_shape
 
     def read(index, data):
-        picture = tf.cond(tf.io.is_jpeg(data), lambda: _jpeg(data), lambda: _png(data))
-        if shape[-1] == 1:
-            # Pillow's weights, in integers.
-            parts = tf.cast(picture, tf.int32) * tf.constant([19595, 38470, 7471])
-            grey = (tf.reduce_sum(parts, axis=-1, keepdims=True) + 0x8000) // 0x10000
-            picture = tf.cast(grey, tf.uint8)
-        return index, _resized(model, picture[tf.newaxis])[0]
+        picture = pictures.decode(data, model.preprocessing)
+        return index, pictures.resize_and_crop(picture[tf.newaxis], model.preprocessing)[0]
 
-    # Graphs have no `except`. A data set has: it leaves out elements that fail. What is left is told
-    # by its index.
+    # A graph cannot catch errors, but a data set can leave out the elements that fail. The index
+    # tells which are left.
     count = tf.size(files, out_type=tf.int64)
-    pictures = tf.data.Dataset.from_tensor_slices(files).enumerate()
-    pictures = pictures.map(read, num_parallel_calls=4, deterministic=True).ignore_errors()
-    options = (
-        tf.data.Options()
-    )  # tuning and rewriting a pipeline takes longer than running this one
+    read_files = tf.data.Dataset.from_tensor_slices(files).enumerate()
+    read_files = read_files.map(read, num_parallel_calls=4, deterministic=True).ignore_errors()
+    # Tuning and rewriting a pipeline takes longer than running this one.
+    options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    pictures = pictures.batch(tf.maximum(count, 1)).with_options(options)
-    nothing = (tf.zeros([0], tf.int64), tf.zeros([0, *shape]))
-    index, pixels = pictures.reduce(nothing, lambda _, batch: batch)
+    batches = read_files.batch(tf.maximum(count, 1)).with_options(options)
+    nothing = (tf.zeros([0], tf.int64), tf.zeros([0, *shape], tf.uint8))
+    index, pixels = batches.reduce(nothing, lambda _, batch: batch)
     index = index[:, tf.newaxis]
     valid = tf.scatter_nd(index, tf.ones(tf.shape(index)[:1], tf.bool), [count])
     return tf.scatter_nd(index, pixels, tf.stack([count, *shape])), valid
 
 
-def _jpeg(data: tf.Tensor) -> tf.Tensor:
-    # Pillow's way: exact arithmetic.
-    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-def _png(data: tf.Tensor) -> tf.Tensor:
-    """What is transparent is laid on white."""
-    picture = tf.cast(tf.io.decode_png(data, channels=4), tf.int32)
-    alpha = picture[..., 3:]
-    # TensorFlow gives opaque greys of fewer than 8 bits the alpha 1, 3 or 15.
-    bits, kind = (tf.io.decode_raw(tf.strings.substr(data, at, 1), tf.uint8)[0] for at in (24, 25))
-    bits = tf.cast(bits, tf.int32)
-    opaque = (kind == 0) & (bits < 8) & (tf.reduce_max(alpha) == 2**bits - 1)
-    alpha = tf.where(opaque, 255, alpha)
-    return tf.cast((picture[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
-
-
-def _resized(model: Classifier, pictures: tf.Tensor) -> tf.Tensor:
-    """Resizes and crops pictures of one size as `load_image` does: float32, whole numbers 0 to 255.
-
-    Only what the crop keeps is computed, so that a long and narrow picture needs no more memory than
-    others. As Pillow, it goes first over the width and then over the height, and rounds after each.
-    (Pillow 13 begins with the height where a picture is twice as high as wide, or gets wider, lower.)
-    """
-    (height, width), crop = model.image_size, model.crop
-    given_height, given_width = tf.unstack(tf.shape(pictures, tf.int64)[1:3])
-    full_height, full_width = (
-        tf.constant(side if crop is None else int(side / crop), tf.int64)
-        for side in model.image_size
-    )
-    if crop is not None:
-        full_height, full_width = tf.cond(
-            full_height * given_width > full_width * given_height,
-            lambda: (full_height, full_height * given_width // given_height),
-            lambda: (full_width * given_height // given_width, full_width),
-        )
-    pictures = tf.cast(pictures, tf.float32)
-    pictures = _resample(pictures, given_width, full_width, width, axis=1)
-    return _resample(pictures, given_height, full_height, height, axis=0)
-
-
-def _resample(
-    pictures: tf.Tensor, given: tf.Tensor, full: tf.Tensor, kept: int, axis: int
-) -> tf.Tensor:
-    """Along one axis, 0 or 1: scales `given` pixels to `full`, of which only the middle is `kept`."""
-    # torchvision's CenterCrop: a half is rounded to the even neighbour, as tf.round does it.
-    start = tf.cast(tf.round(tf.cast(full - kept, tf.float64) / 2), tf.float32)
-    size = tf.unstack(tf.shape(pictures)[1:3])
-    scale, move = [tf.constant(1.0)] * 2, [tf.constant(0.0)] * 2
-    size[axis] = tf.constant(kept)
-    scale[axis], move[axis] = tf.cast(full, tf.float32) / tf.cast(given, tf.float32), -start
-    pictures = tf.raw_ops.ScaleAndTranslate(
-        images=pictures,
-        size=tf.stack(size),
-        scale=tf.stack(scale),
-        translation=tf.stack(move),
-        kernel_type="keyscubic",
-        antialias=True,
-    )
-    return tf.clip_by_value(tf.floor(pictures + 0.5), 0, 255)  # Pillow rounds a half up
-
-
 def _write_warmup(model: Classifier, path: Path) -> None:
     """One real request for each signature, which TensorFlow Serving answers before any client's."""
     images, file = model.load(PICTURE), PICTURE.read_bytes()
-    pixels = tf.io.decode_jpeg(file, channels=len(model.mean)).numpy()
+    pixels = tf.io.decode_jpeg(file, channels=model.preprocessing.channels).numpy()
     requests = {
         "serving_default": ("images", images),
         "features": ("images", images),

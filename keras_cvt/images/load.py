@@ -1,7 +1,4 @@
-"""ImageNet-1k around the model: a picture in, the names of what it shows out.
-
-    images = np.stack([load_image("cat.jpg")])
-    decode_predictions(model.predict(preprocess_input(images)))
+"""Reading a picture from a file, a URL, bytes or an array.
 
 `load_image` repeats the evaluation transforms of the official code (microsoft/CvT,
 lib/dataset/transformas/build.py), which are torchvision's `Resize` and `CenterCrop` on Pillow
@@ -23,10 +20,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from keras_cvt.images.transform import array_to_image, resize_and_crop, size_and_crop, to_rgb
+from keras_cvt.images.preprocessing import Preprocessing
+from keras_cvt.images.transform import array_to_image, resize_and_crop, to_rgb
 
 if TYPE_CHECKING:
     import PIL.Image
+
+TIMEOUT = 10.0  # seconds
+MAX_BYTES = 64 * 2**20
 
 # At least two letters, so that the drive of a Windows path is not taken for a scheme.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
@@ -41,8 +42,8 @@ def load_image(
     image_size: int | tuple[int, int] = 224,
     crop: float | str | None = "official",
     *,
-    timeout: float = 10.0,
-    max_bytes: int = 64 * 2**20,
+    timeout: float = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
     """Reads one image and brings it to the model's input size, as the official evaluation does.
 
@@ -89,19 +90,42 @@ def load_image(
         TypeError: `source` is none of the above.
         ImportError: Pillow is not installed.
     """
-    size, crop = size_and_crop(image_size, crop)
-    return _load(source, lambda image: resize_and_crop(image, size, crop), timeout, max_bytes)
+    return load(source, Preprocessing(image_size, crop), timeout=timeout, max_bytes=max_bytes)
+
+
+def load(
+    source: Any,
+    preprocessing: Preprocessing,
+    *,
+    timeout: float = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
+    """Reads one image as `load_image` does, in the channels of `preprocessing`.
+
+    Returns:
+        uint8 array of shape `(height, width, channels)`. One channel is grey, and made so before
+        anything else.
+    """
+
+    def finish(image: PIL.Image.Image) -> PIL.Image.Image:
+        image = to_rgb(image, preprocessing.background)
+        return resize_and_crop(
+            image if preprocessing.channels == 3 else image.convert("L"), preprocessing
+        )
+
+    pixels = _load(source, finish, timeout, max_bytes)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def load_grey(path: str | os.PathLike) -> np.ndarray:
-    """A picture as `load_image` reads it, but grey and of its own size: uint8 (height, width)."""
-    return _load(path, lambda image: image.convert("L"))
+    """Reads a picture as `load_image` does, but grey and of its own size: uint8 (height, width)."""
+    return _load(path, lambda image: to_rgb(image).convert("L"))
 
 
 def _load(
-    source: Any, finish: Callable, timeout: float = 10.0, max_bytes: int = 64 * 2**20
+    source: Any, finish: Callable, timeout: float = TIMEOUT, max_bytes: int = MAX_BYTES
 ) -> np.ndarray:
-    """What `finish` makes of the picture in RGB. Errors: of `load_image`."""
+    """Returns what `finish` makes of the picture. Raises what `load_image` does."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -122,7 +146,7 @@ def _load(
         else:
             Image.init()
             image = Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
-        return np.array(finish(to_rgb(image)))
+        return np.array(finish(image))
     # On a malformed file Pillow raises almost anything: OSError, SyntaxError, struct.error,
     # ValueError, DecompressionBombError (an Exception) ...
     except Exception as error:

@@ -1,21 +1,17 @@
-"""From a picture to the input of a model, with Pillow and NumPy."""
+"""From a picture to the input of a model, with Pillow and NumPy: see `Preprocessing`."""
 
 from __future__ import annotations
 
-import numbers
-import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_cvt.images.preprocessing import MEAN, STD, Preprocessing
+
 if TYPE_CHECKING:
     import PIL.Image
-
-# Mean and standard deviation of the channels R, G, B of ImageNet, for values in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-
-STD = (0.229, 0.224, 0.225)
 
 # EXIF orientation -> the Pillow transpose that turns the picture upright. ImageOps.exif_transpose
 # also writes the EXIF block anew, and so fails on a good picture with another, malformed tag.
@@ -62,39 +58,23 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
         raise ValueError(
             f"preprocess_input takes RGB images of shape (..., 3). Received: shape={x.shape}"
         )
+    if not is_tensor:
+        return normalize(x)
+    x = keras.ops.divide(keras.ops.cast(x, "float32"), 255.0)
     mean, std = np.array(MEAN, "float32"), np.array(STD, "float32")
-    if is_tensor:
-        x = keras.ops.divide(keras.ops.cast(x, "float32"), 255.0)
-        return keras.ops.divide(keras.ops.subtract(x, mean), std)
-    return (x.astype("float32") / np.float32(255.0) - mean) / std
+    return keras.ops.divide(keras.ops.subtract(x, mean), std)
 
 
-def size_and_crop(image_size: Any, crop: Any) -> tuple[tuple[int, int], float | None]:
-    """What the `image_size` and `crop` of `load_image` mean: (height, width), and no "official".
-
-    Raises:
-        ValueError: for anything else than `load_image` takes.
-    """
-    try:
-        if isinstance(image_size, (tuple, list)):
-            height, width = map(operator.index, image_size)
-        else:
-            height = width = operator.index(image_size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1:
-        raise ValueError(
-            "image_size must be a positive integer or a pair (height, width) of them. "
-            f"Received: image_size={image_size!r}"
-        )
-    if isinstance(crop, str) and crop == "official":
-        crop = 0.875 if min(height, width) < 384 else None
-    if crop is not None and not (isinstance(crop, numbers.Real) and 0 < crop <= 1):
-        raise ValueError(f"crop must be in (0, 1], None or 'official'. Received: crop={crop!r}")
-    return (height, width), crop
+def normalize(
+    pixels: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> np.ndarray:
+    """Scales pixels (..., channels) in [0, 255] to float32 `(pixels / 255 - mean) / std`."""
+    mean, std = (np.array(values, "float32") for values in (mean, std))
+    return (pixels.astype("float32") / np.float32(255.0) - mean) / std
 
 
 def array_to_image(array: np.ndarray) -> PIL.Image.Image:
+    """Returns the picture of an array as `load_image` takes it."""
     from PIL import Image
 
     if array.ndim == 3 and array.shape[-1] == 1:
@@ -121,7 +101,9 @@ def array_to_image(array: np.ndarray) -> PIL.Image.Image:
     return Image.fromarray(array.astype("uint8"))
 
 
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(
+    image: PIL.Image.Image, background: tuple[int, int, int] = (255, 255, 255)
+) -> PIL.Image.Image:
     """Returns the picture upright, opaque, 8-bit RGB. The image itself is not changed."""
     from PIL import Image
 
@@ -143,30 +125,25 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         image = array_to_image(np.asarray(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")
 
 
-def resize_and_crop(
-    image: PIL.Image.Image, size: tuple[int, int], crop: float | None
-) -> PIL.Image.Image:
+def resize_and_crop(image: PIL.Image.Image, preprocessing: Preprocessing) -> PIL.Image.Image:
+    """Resizes a picture, then cuts what the model sees from its center.
+
+    Raises:
+        ValueError: If the picture had too many pixels in between.
+    """
     from PIL import Image
 
-    height, width = size
-    full_height, full_width = size
-    if crop is not None:
-        # torchvision's Resize: the side that needs the larger scale gets its exact length, the
-        # other is truncated. For a square that is the short side.
-        full_height, full_width = int(height / crop), int(width / crop)
-        if full_height * image.width > full_width * image.height:
-            full_width = int(full_height * image.width / image.height)
-        else:
-            full_height = int(full_width * image.height / image.width)
+    height, width = preprocessing.image_size
+    full_height, full_width = preprocessing.full_size(image.height, image.width)
     # A picture of 1 x 100,000 pixels is small, but not once its short side is 256.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and full_height * full_width > 2 * limit:
         raise ValueError(f"resized to {full_width} x {full_height} pixels it is too large")
-    image = image.resize((full_width, full_height), Image.Resampling.BICUBIC)
-    # torchvision's CenterCrop: round, a half to the even neighbour.
-    top, left = round((full_height - height) / 2), round((full_width - width) / 2)
+    filter = Image.Resampling[preprocessing.interpolation.upper()]
+    image = image.resize((full_width, full_height), filter)
+    top, left = preprocessing.crop_start(full_height, full_width)
     return image.crop((left, top, left + width, top + height))
