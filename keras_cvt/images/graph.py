@@ -134,7 +134,7 @@ def _weights(
     Returns:
         int32 (eights, length) and float32 (eights, 8, length). The last eight may be too many.
     """
-    radius, kernel = _KERNELS[interpolation]
+    radius, kernel = KERNELS[interpolation]
     scale = tf.cast(given, tf.float64) / tf.cast(full, tf.float64)
     stretch = tf.maximum(scale, 1)
     length = tf.cast(tf.math.ceil(7 * scale + 2 * radius * stretch), tf.int32) + 1
@@ -156,7 +156,7 @@ def _bicubic(d: tf.Tensor) -> tf.Tensor:
 
 
 # For each interpolation how far a pixel reaches, and its weight by distance.
-_KERNELS = {"bicubic": (2, _bicubic), "bilinear": (1, lambda d: tf.maximum(1 - d, 0))}
+KERNELS = {"bicubic": (2, _bicubic), "bilinear": (1, lambda d: tf.maximum(1 - d, 0))}
 
 
 def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:

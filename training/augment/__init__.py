@@ -34,13 +34,15 @@ can't be repeated or resumed exactly.
 `python -m benchmarks.augment` measures images per second on one core.
 """
 
-from training.augment.common import AUGMENTERS, key
+from keras_cvt.images.graph import normalize
+from training.augment.augmenters import AUGMENTERS
 from training.augment.crop import crop_box, flip, shift
 from training.augment.erasing import erase
+from training.augment.keys import key
 from training.augment.mixing import mix
 from training.augment.policy import rand_augment
 from training.augment.resizing import resize
-from training.augment.transform import normalize, train_transform
+from training.augment.transform import train_transform
 
 __all__ = [
     "AUGMENTERS",

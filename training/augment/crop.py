@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import tensorflow as tf
 
-from training.augment.common import CROP, FLIP, SHIFT, TRIES, step_key, uniform
+from training.augment.boxes import TRIES, first_fitting, random_boxes
+from training.augment.keys import CROP, FLIP, SHIFT, step_key, uniform
 
 
 def crop_box(
@@ -33,22 +33,17 @@ def crop_box(
         int32 (4,): top, left, height, width, as `tf.io.decode_and_crop_jpeg` takes it.
     """
     image_height, image_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    area, aspect, top, left = tf.unstack(uniform(key, CROP, [4, TRIES]))
-    area = (scale[0] + (scale[1] - scale[0]) * area) * image_height * image_width
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = tf.exp(low + (high - low) * aspect)
-    heights, widths = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
-    tops = tf.floor(top * (image_height - heights + 1))
-    lefts = tf.floor(left * (image_width - widths + 1))
+    draws = uniform(key, CROP, [4, TRIES])
+    boxes = random_boxes(draws, image_height, image_width, scale, width_to_height=ratio)
+    heights, widths = boxes[:, 2], boxes[:, 3]
     fits = (heights <= image_height) & (widths <= image_width) & (heights > 0) & (widths > 0)
-    tried = tf.gather(tf.stack([tops, lefts, heights, widths], axis=1), tf.argmax(fits))
 
     central_height = tf.minimum(image_height, tf.round(image_width / ratio[0]))
     central_width = tf.minimum(image_width, tf.round(image_height * ratio[1]))
     top = (image_height - central_height) // 2
     left = (image_width - central_width) // 2
     central = tf.stack([top, left, central_height, central_width])
-    return tf.cast(tf.where(tf.reduce_any(fits), tried, central), tf.int32)
+    return tf.cast(tf.where(tf.reduce_any(fits), first_fitting(boxes, fits), central), tf.int32)
 
 
 def flip(image: tf.Tensor, key: tf.Tensor, probability: float = 0.5) -> tf.Tensor:

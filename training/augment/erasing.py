@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
-from training.augment.common import ERASE, ERASE_NOISE, TRIES, in_box, step_key, uniform
-from training.augment.operations import in_rows
+from training.augment.boxes import TRIES, first_fitting, in_box, random_boxes
+from training.augment.keys import ERASE, ERASE_NOISE, step_key, uniform
+from training.augment.layout import in_rows
 
 
 def erase(
@@ -35,24 +34,20 @@ def erase(
     shape = tf.shape(image)
     image_height, image_width = tf.unstack(tf.cast(shape[:2], tf.float32))
     draws = uniform(key, ERASE, [4 * TRIES + 1])
-    share, aspect, top, left = tf.unstack(tf.reshape(draws[1:], [4, TRIES]))
-    share = (area[0] + (area[1] - area[0]) * share) * image_height * image_width
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = tf.exp(low + (high - low) * aspect)
-    heights, widths = tf.round(tf.sqrt(share * aspect)), tf.round(tf.sqrt(share / aspect))
-    fits = (heights < image_height) & (widths < image_width)
-    tops = tf.floor(top * (image_height - heights + 1))
-    lefts = tf.floor(left * (image_width - widths + 1))
-    boxes = tf.cast(tf.stack([tops, lefts, heights, widths], axis=1), tf.int32)
+    boxes = random_boxes(
+        tf.reshape(draws[1:], [4, TRIES]), image_height, image_width, area, height_to_width=ratio
+    )
+    fits = (boxes[:, 2] < image_height) & (boxes[:, 3] < image_width)
 
     def erased():
-        top, left, height, width = tf.unstack(tf.gather(boxes, tf.argmax(fits)))
+        box = tf.cast(first_fitting(boxes, fits), tf.int32)
+        top, left, height, width = tf.unstack(box)
         noise = tf.random.stateless_normal(
             [height, width, shape[2]], step_key(key, ERASE_NOISE), dtype=image.dtype
         )
         margins = [[top, shape[0] - top - height], [left, shape[1] - left - width], [0, 0]]
-        box = in_box(shape, top, left, height, width)
-        rows = tf.where(box, in_rows(tf.pad(noise, margins)), in_rows(image))
+        inside = in_box(shape, top, left, height, width)
+        rows = tf.where(inside, in_rows(tf.pad(noise, margins)), in_rows(image))
         return tf.reshape(rows, shape)
 
     there = (draws[0] < probability) & tf.reduce_any(fits)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from training.augment.common import MIX, check_augmenter, in_box, step_key, uniform
-from training.augment.keras_cv import keras_cv_mix, keras_cv_mixers
+from training.augment import keras_cv
+from training.augment.augmenters import check_augmenter
+from training.augment.boxes import in_box
+from training.augment.keys import MIX, step_key, uniform
 
 
 def mix(
@@ -48,8 +50,8 @@ def mix(
     which, y, x = tf.unstack(uniform(key, MIX, [3]))
     if augmenter == "keras_cv":
         by_mixup, by_cutmix = (
-            lambda layer=layer: keras_cv_mix(layer, images, labels)
-            for layer in keras_cv_mixers(mixup, cutmix)
+            lambda layer=layer: keras_cv.mix(layer, images, labels)
+            for layer in keras_cv.mixers(mixup, cutmix)
         )
     else:
         of_known_shape = images.shape.is_fully_defined() and labels.shape.is_fully_defined()

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from training.augment.layout import for_rows, in_rows
+
 
 def apply_operation(
     name: str, image: tf.Tensor, magnitude: Any, sign: Any, fill: Sequence[int]
@@ -36,16 +38,6 @@ def apply_operation(
     level = tf.cast(magnitude, tf.float64) / 10  # in float64, as Python calculates
     argument = level_to_argument(level, tf.cast(sign, tf.float64))
     return tf.reshape(operation(image, argument, tf.constant(fill, tf.uint8)), tf.shape(image))
-
-
-def in_rows(image: tf.Tensor) -> tf.Tensor:
-    """(height, width, 3) as (height, width * 3)."""
-    return tf.reshape(image, [tf.shape(image)[0], -1])
-
-
-def for_rows(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """One value for each channel, (3,), repeated for the rows of `image`: (width * 3,)."""
-    return tf.tile(values, [tf.shape(image)[1]])
 
 
 def _whole(value):

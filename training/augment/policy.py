@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_cvt.imagenet import MEAN
-from training.augment.common import RAND_AUGMENT, step_key, uniform
+from keras_cvt.images.preprocessing import MEAN
+from training.augment.keys import RAND_AUGMENT, step_key, uniform
+from training.augment.layout import to_uint8
 from training.augment.operations import OPERATIONS, apply_operation
-from training.augment.resizing import to_uint8
 
 
 def rand_augment(

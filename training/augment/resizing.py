@@ -6,6 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_cvt.images.graph import KERNELS
+from training.augment.layout import to_uint8
+
 
 def resize(image: tf.Tensor, size: Any, interpolation: str = "bicubic") -> tf.Tensor:
     """Resizes with antialiasing. If bicubic, it is Pillow's bicubic, but for the rounding.
@@ -56,7 +59,7 @@ def _resize_weights(size, result, interpolation):
 
     int32 (eights, length) and float32 (eights, 8, length). The last eight may be too many.
     """
-    radius, kernel = _KERNELS[interpolation]
+    radius, kernel = KERNELS[interpolation]
     scale = tf.cast(size / result, tf.float32)
     stretch = tf.maximum(scale, 1)
     length = tf.cast(tf.math.ceil(7 * scale + 2 * radius * stretch), tf.int32) + 1
@@ -68,19 +71,3 @@ def _resize_weights(size, result, interpolation):
     distances = (tf.cast(places, tf.float32)[:, tf.newaxis] - centres) / stretch
     weights = kernel(tf.abs(distances))
     return places, weights / tf.reduce_sum(weights, axis=2, keepdims=True)
-
-
-def _bicubic(d):
-    """Cubic convolution with a = -0.5."""
-    near, far = (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2
-    return tf.where(d < 1, near, tf.where(d < 2, far, 0.0))
-
-
-# For each interpolation how far a pixel reaches, and its weight by distance.
-_KERNELS = {"bicubic": (2, _bicubic), "bilinear": (1, lambda d: tf.maximum(1 - d, 0))}
-
-
-def to_uint8(image):
-    if image.dtype == tf.uint8:
-        return image
-    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

@@ -7,12 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_cvt.imagenet import MEAN, STD
-from training.augment.common import check_augmenter, key
+from keras_cvt.images.graph import normalize
+from keras_cvt.images.preprocessing import MEAN, STD
+from training.augment import keras_cv
+from training.augment.augmenters import check_augmenter
 from training.augment.crop import crop_box, flip, shift
 from training.augment.erasing import erase
-from training.augment.keras_cv import keras_cv_rand_augment
-from training.augment.operations import for_rows, in_rows
+from training.augment.keys import key
 from training.augment.policy import rand_augment
 from training.augment.resizing import resize
 
@@ -56,7 +57,7 @@ def train_transform(
         ImportError: if keras-cv is asked for and missing.
     """
     check_augmenter(augmenter)
-    keras_cv_augment = keras_cv_rand_augment() if augmenter == "keras_cv" else None
+    keras_cv_augment = keras_cv.rand_augment() if augmenter == "keras_cv" else None
 
     def transform(index: Any, image: tf.Tensor) -> tf.Tensor:
         image_key = key(seed, *tf.unstack(tf.reshape(index, [-1])))
@@ -75,11 +76,3 @@ def train_transform(
         return erase(image, image_key, erase_probability)
 
     return transform
-
-
-def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
-    """From pixels, uint8 or float from 0 to 255, to float32 with these means and deviations."""
-    scale = tf.constant([1 / (255 * s) for s in std], tf.float32)
-    shift = tf.constant([m / s for m, s in zip(mean, std, strict=True)], tf.float32)
-    rows = tf.cast(in_rows(image), tf.float32) * for_rows(scale, image) - for_rows(shift, image)
-    return tf.reshape(rows, tf.shape(image))
