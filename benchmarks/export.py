@@ -109,7 +109,9 @@ def digits(arguments: argparse.Namespace, folder: Path) -> Subject:
     chosen = config.load("digits", [])
     images = data.load(chosen)
     held_out, labels = data.evaluation_arrays(chosen, images)
-    learned, _ = data.evaluation_arrays(chosen, dataclasses.replace(images, held_out=images.train))
+    learned, _ = data.evaluation_arrays(
+        chosen, dataclasses.replace(images, validation=images.train)
+    )
     return Subject(
         "digits",
         path,

@@ -120,13 +120,13 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     from training.data import sources
 
     asked = config.data
-    images = sources.load(asked.source, "train", asked.train_split, asked.data_dir)
-    if images.channels != 3:
+    source = sources.load(asked.source, "train", asked.train_split, asked.data_dir)
+    if source.channels != 3:
         raise ConfigError("`source` must have photos in colour; --photos makes some.")
     # A batch is one group, and there are enough of them.
     group = config.augmentation.mix_images or config.optimization.batch_size
     config = config.replace(batch_size=group, accumulation=1, epochs=None, steps=10**9)
-    both = data.Data(images, images)
+    both = data.RunData(source, source)
     data.steps_per_epoch(config, both)
 
     measure.print_facts(
@@ -134,10 +134,10 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     )
     measure.print_facts({"TensorFlow": tf.__version__, "Pillow": PIL.__version__})
     print(
-        f"{images.count} images of {asked.source}, {asked.image_size} pixels, groups of {group}\n"
+        f"{source.count} images of {asked.source}, {asked.image_size} pixels, groups of {group}\n"
     )
     print(f"{'images/s':34}{'clock':>8}{'of the processor':>18}")
-    steps = _steps(config, images, group)
+    steps = _steps(config, source, group)
     for name, (dataset, count) in steps.items():
         _print(name, _measured(data.finished(dataset), count, seconds))
 
@@ -152,7 +152,7 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
         )
 
     print()
-    with tempfile.TemporaryDirectory() as folder, _pillow(config, images, Path(folder)) as pillow:
+    with tempfile.TemporaryDirectory() as folder, _pillow(config, source, Path(folder)) as pillow:
         mine, theirs = [], []
         for _ in range(rounds):
             mine.append(_measured(whole(), group, seconds))
@@ -175,7 +175,7 @@ def benchmark(config: Config, seconds: float, rounds: int) -> None:
     print(f"medians of {rounds} rounds in turns; load {os.getloadavg()[0]:.1f} at the end")
 
 
-def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]]:
+def _steps(config: Config, source: Any, group: int) -> dict[str, tuple[Any, int]]:
     """By name a data set with all steps so far, and how many images an element of it has."""
     import tensorflow as tf
 
@@ -183,18 +183,15 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
     from training.data.reading import read_good
 
     size, seed, asked = config.data.image_size, config.run.seed, config.augmentation
-    if images.at is not None:
-        rows = tf.data.Dataset.range(10**9).map(lambda n: (n, {"index": n * 7919 % images.count}))
-    else:
-        rows = images.stream(augment.key(seed), 0, 1).repeat().enumerate()
+    rows = source.rows(augment.key(seed)).repeat().enumerate()
 
     def read(number, row):
-        return images.at(row["index"])["image"] if images.at is not None else row["image"]
+        return source.example(row)["image"]
 
     def decoded(number, row):
         key = augment.key(seed, number)
         box = asked.crop_scale and (lambda h, w: augment.crop_box(h, w, key, asked.crop_scale))
-        return read_good(images, row, box)[0]
+        return read_good(source, row, box)["image"]
 
     def transformed(augmenter: str, erase: float) -> Callable:
         transform = augment.train_transform(
@@ -204,8 +201,8 @@ def _steps(config: Config, images: Any, group: int) -> dict[str, tuple[Any, int]
             augmenter=augmenter,
             flip_probability=asked.flip,
             erase_probability=erase,
-            mean=images.mean,
-            std=images.std,
+            mean=source.mean,
+            std=source.std,
         )
         return lambda number, row: transform(number, decoded(number, row))
 
@@ -245,15 +242,12 @@ def _measured(dataset: Any, images: int, seconds: float) -> Speed:
 
 
 @contextlib.contextmanager
-def _pillow(config: Config, images: Any, folder: Path) -> Iterator[Callable[[float], Speed]]:
+def _pillow(config: Config, source: Any, folder: Path) -> Iterator[Callable[[float], Speed]]:
     """Processes that wait to be measured for some seconds, with files of the same images."""
-    import tensorflow as tf
+    from training import augment
 
-    count = min(images.count, PILLOW_FILES)
-    if images.at is not None:
-        examples = tf.data.Dataset.range(images.count).shuffle(images.count, 0).map(images.at)
-    else:
-        examples = images.stream(None, 0, 1)
+    count = min(source.count, PILLOW_FILES)
+    examples = source.examples(augment.key(0))
     files = []
     for number, example in enumerate(examples.take(count).as_numpy_iterator()):
         files.append(folder / str(number))
@@ -265,7 +259,7 @@ def _pillow(config: Config, images: Any, folder: Path) -> Iterator[Callable[[flo
     for number in range(CORES):
         end, other = context.Pipe()
         shared = context.RawArray("f", PILLOW_BATCH * config.data.image_size**2 * 3)
-        arguments = (other, shared, files, config.data.image_size, images.mean, images.std, number)
+        arguments = (other, shared, files, config.data.image_size, source.mean, source.std, number)
         processes.append(context.Process(target=_work, args=arguments, daemon=True))
         processes[-1].start()
         other.close()  # so that a process that has died is noticed

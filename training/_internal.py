@@ -1,13 +1,16 @@
-"""Everything private that the training programs use of Keras and TensorFlow, and nothing else.
+"""Everything private that the training programs use of Keras, TensorFlow and TFDS, and nothing else.
 
 Each is a small function or class, so that a new version is adapted to here alone.
-tests/training/test_internal.py fails when Keras or TensorFlow moves something, and says what to do.
+tests/training/test_internal.py fails when one of them moves something, and says what to do.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -143,3 +146,103 @@ def slurm_hosts(nodelist: str) -> list[str]:
 def slurm_tasks(tasks_per_node: str) -> list[int]:
     """The numbers of tasks of SLURM_STEP_TASKS_PER_NODE, such as "2(x3),1"."""
     return slurm_cluster_resolver.expand_tasks_per_node(tasks_per_node)
+
+
+def has_python(dataset: tf.data.Dataset) -> bool:
+    """Tells whether a data set calls Python, so that only this process can run it."""
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
+    return any("PyFunc" in node.op for node in nodes)
+
+
+# ---- tensorflow_datasets, whose `core` is what it writes data sets with. It takes seconds to import:
+# only where it is needed.
+
+
+def split_slices(split: str, counts: dict[str, int]) -> list[tuple[str, slice]]:
+    """Resolves a split such as "train[:90%]+test" for parts with these numbers of images.
+
+    Raises:
+        ValueError, NotImplementedError: If it is no split of these parts.
+    """
+    import tensorflow_datasets as tfds
+
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=0)
+        for name, count in counts.items()
+    }
+    found = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    return [(part.splitname, slice(part.from_, part.to)) for part in found]
+
+
+def dataset_not_found() -> type[Exception]:
+    """Returns the error of `tfds.builder` for an unknown name."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.DatasetNotFoundError
+
+
+def imagenet_validation_synsets() -> list[str]:
+    """Returns the classes of ImageNet's 50,000 validation images, in the order of their numbers."""
+    import tensorflow_datasets as tfds
+
+    path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    return path.read_text().split()
+
+
+def record_path(folder: Path, part: str, file_format: str, shard: int, shards: int) -> Path:
+    """Returns the path of a record file of the data set "images"."""
+    template = _template(folder, part, file_format)
+    return Path(template.sharded_filepath(shard_index=shard, num_shards=shards))
+
+
+def write_dataset_info(
+    folder: Path, classes: Sequence[str], shards: dict[str, list[dict[str, int]]], file_format: str
+) -> None:
+    """Writes what makes record files the data set "images": dataset_info.json and its companions.
+
+    Args:
+        folder: Of the record files.
+        classes: Names, in label order.
+        shards: For each part its files, each a dict of its numbers of "images" and "bytes".
+        file_format: "tfrecord" or "array_record".
+    """
+    import tensorflow_datasets as tfds
+
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name="images", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
+        ),
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=classes),
+                "file_name": tfds.features.Text(),
+            }
+        ),
+        supervised_keys=("image", "label"),
+    )
+    info.set_file_format(file_format)
+    splits = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[shard["images"] for shard in of_part],
+            num_bytes=sum(shard["bytes"] for shard in of_part),
+            filename_template=_template(folder, name, file_format),
+        )
+        for name, of_part in shards.items()
+    ]
+    info.set_splits(tfds.core.SplitDict(splits))
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        info.write_to_directory(beside)
+        # dataset_info.json last: without it, there is no data set.
+        for name in sorted(os.listdir(beside), key="dataset_info.json".__eq__):
+            os.replace(os.path.join(beside, name), folder / name)
+
+
+def _template(folder: Path, part: str, file_format: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name="images", split=part, filetype_suffix=file_format
+    )

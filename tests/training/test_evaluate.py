@@ -239,7 +239,7 @@ def test_real_labels(models, numbered, tmp_path, monkeypatch):
     def stream(key, worker, workers):
         return tf.data.Dataset.range(len(files)).shard(workers, worker).map(at)
 
-    images = sources.Images(count=len(files), class_names=tuple("abcdefghijkl"), stream=stream)
+    images = sources.Stream(count=len(files), class_names=tuple("abcdefghijkl"), stream=stream)
     monkeypatch.setattr(sources, "load", lambda *_: images)
     arguments = ["--model", models[12], "--data", "tfds:imagenet2012_real", "--crop", "none"]
     report = run(*arguments, output=tmp_path / "report.json")
@@ -252,7 +252,7 @@ def test_real_labels(models, numbered, tmp_path, monkeypatch):
 
 def test_images_without_any_label_are_no_result(models, numbered, tmp_path, monkeypatch, capsys):
     files, _ = listed(numbered)
-    images = sources.Images(
+    images = sources.RandomAccess(
         count=3,
         class_names=tuple("abcdefghijkl"),
         at=lambda index: {
@@ -320,6 +320,10 @@ def test_published_weights_stand_beside_the_paper(models, tmp_path, monkeypatch,
     assert "(the paper: 81.6%)" in evaluate.summary(report)
 
 
+def never(index):
+    raise AssertionError("no image is read")
+
+
 @pytest.mark.parametrize(
     ("source", "split", "count", "figure"),
     [
@@ -338,7 +342,7 @@ def test_published_weights_stand_beside_the_paper(models, tmp_path, monkeypatch,
     ],
 )
 def test_figure_of_the_paper(source, split, count, figure):
-    images = sources.Images(count, imagenet.labels(), imagenet.synsets(), split)
+    images = sources.RandomAccess(count, imagenet.labels(), imagenet.synsets(), split, at=never)
     subject = PublishedModel("CvT13", weights.PUBLISHED[0], 1000, 224)
     data = DataConfig(source, image_size=224, evaluation_crop=0.875)
     assert paper_figure(subject, data, images) == figure
@@ -353,9 +357,9 @@ def test_figure_of_the_paper(source, split, count, figure):
 
 def test_published_weights_are_for_imagenets_classes_only():
     subject = PublishedModel("CvT13", weights.PUBLISHED[0], 1000, 224)
-    numbers = sources.Images(1, tuple(map(str, range(1000))))
+    numbers = sources.RandomAccess(1, tuple(map(str, range(1000))), at=never)
     assert as_labelled_for(subject, "folder:v2", numbers) is numbers
-    words = sources.Images(1, tuple(f"bird {number}" for number in range(1000)))
+    words = sources.RandomAccess(1, tuple(f"bird {number}" for number in range(1000)), at=never)
     with pytest.raises(ConfigError, match="folder:birds must have ImageNet's classes"):
         as_labelled_for(subject, "folder:birds", words)
     own = dataclasses.replace(subject, weights="own.pth")

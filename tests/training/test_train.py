@@ -60,7 +60,7 @@ def deterministic():
 
 
 @pytest.fixture(scope="module")
-def images() -> data.Data:
+def images() -> data.RunData:
     return data.load(TINY_CONFIG)
 
 

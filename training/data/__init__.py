@@ -19,7 +19,7 @@ their place, and nothing else moves.
 
 from training.data.arrays import evaluation_arrays
 from training.data.damaged import Damaged, DamagedError
-from training.data.dataset import Data, load, steps_per_epoch, total_steps
+from training.data.dataset import RunData, load, steps_per_epoch, total_steps
 from training.data.delivery import finished
 from training.data.evaluation import evaluation_batches, evaluation_image
 from training.data.pipeline import training_batches
@@ -27,7 +27,7 @@ from training.data.pipeline import training_batches
 __all__ = [
     "Damaged",
     "DamagedError",
-    "Data",
+    "RunData",
     "evaluation_arrays",
     "evaluation_batches",
     "evaluation_image",

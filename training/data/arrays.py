@@ -6,11 +6,11 @@ import numpy as np
 
 from training.config import Config
 from training.data.damaged import Damaged
-from training.data.dataset import Data
+from training.data.dataset import RunData
 from training.data.evaluation import evaluation_batches
 
 
-def evaluation_arrays(config: Config, images: Data) -> tuple[np.ndarray, np.ndarray]:
+def evaluation_arrays(config: Config, data: RunData) -> tuple[np.ndarray, np.ndarray]:
     """The validation images of a run, of which each has one right class; for small data sets.
 
     Returns:
@@ -18,7 +18,7 @@ def evaluation_arrays(config: Config, images: Data) -> tuple[np.ndarray, np.ndar
         (images,); without the images that cannot be read.
     """
     damaged, batch_size = Damaged(config.data.max_damaged), config.optimization.batch_size
-    batches = evaluation_batches(config.data, images.held_out, damaged, batch_size)
+    batches = evaluation_batches(config.data, data.validation, damaged, batch_size)
     parts = zip(*batches.as_numpy_iterator(), strict=True)
     pixels, targets, weights = (np.concatenate(part) for part in parts)
     return pixels[weights > 0], targets[weights > 0].argmax(axis=-1)

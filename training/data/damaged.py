@@ -19,10 +19,10 @@ class Damaged:
     """Counts the images that can't be read, and logs the name of each once.
 
     Attributes:
-        limit: so many are skipped; one more is an error.
-        names: of the images that can't be read, in the order in which they were found; the values mean
-            nothing. Those with which it is made are known already.
-        error: that stops the run, or None. TensorFlow hides it behind an error of its own.
+        limit: How many are skipped; one more is an error.
+        names: Names of the images that can't be read, in the order in which they were found; the
+            values mean nothing. Those with which it is made are known already.
+        error: The error that stops the run, or None. TensorFlow hides it behind one of its own.
     """
 
     def __init__(self, limit: int, names: dict[str, None] | None = None):
@@ -34,11 +34,12 @@ class Damaged:
         """Notes images of a batch that can't be read.
 
         Args:
-            names: theirs.
-            in_place_of: so many images can't all be damaged: none would be left to stand in.
+            names: Names of the unreadable images.
+            in_place_of: How many successive images the batch has. They can't all be damaged: none
+                would be left to stand in.
 
         Raises:
-            DamagedError: if the run may not go on.
+            DamagedError: If the run may not go on.
         """
         names = [name.decode(errors="backslashreplace") for name in names]
         for name in dict.fromkeys(names):
@@ -59,21 +60,20 @@ class Damaged:
 
 
 def reported(batches: Dataset, damaged: Damaged, in_place_of: int | None = None) -> Dataset:
-    """Tells `damaged` of the names that are the batches' last part, and leaves that out."""
+    """Tells `damaged` of the names that batches have as "damaged", and leaves that part out."""
 
     def report(names: tf.Tensor) -> tf.Tensor:
         damaged.report(names, in_place_of)
         return True
 
-    def check(*batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        *batch, names = batch
-        names = tf.boolean_mask(names, names != "")
+    def check(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        names = tf.boolean_mask(batch["damaged"], batch["damaged"] != "")
         reported = tf.cond(
             tf.size(names) > 0,
             lambda: tf.numpy_function(report, [names], tf.bool),
             lambda: tf.constant(True),
         )
         with tf.control_dependencies([reported]):
-            return tuple(tf.identity(part) for part in batch)
+            return {key: tf.identity(part) for key, part in batch.items() if key != "damaged"}
 
     return batches.map(check)

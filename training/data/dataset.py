@@ -1,4 +1,4 @@
-"""The images of a run, to learn from and to be evaluated by."""
+"""The images of a run: those it learns from, and those it is validated with."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Dataset = tf.data.Dataset
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """What a run learns from, and what it is judged by; the classes are the same."""
+class RunData:
+    """The sources of a run's training and validation images, which have the same classes."""
 
-    train: sources.Images
-    held_out: sources.Images
+    train: sources.Source
+    validation: sources.Source
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -42,38 +42,38 @@ class Data:
         return self.train.std
 
 
-def load(config: Config) -> Data:
-    """The images that the config names.
+def load(config: Config) -> RunData:
+    """Finds the images that the config names.
 
     Raises:
         ConfigError: if they are not there, or do not fit together or to the config.
     """
     asked = config.data
     train = sources.load(asked.source, "train", asked.train_split, asked.data_dir)
-    judges = asked.validation_source or asked.source
-    held_out = sources.load(judges, "validation", asked.validation_split, asked.data_dir)
-    counts = [len(images.class_names) for images in (train, held_out)]
+    validated_with = asked.validation_source or asked.source
+    validation = sources.load(validated_with, "validation", asked.validation_split, asked.data_dir)
+    counts = [len(source.class_names) for source in (train, validation)]
     # ImageNet's classes may be named by synsets or by words; their order is the same.
-    if train.class_names != held_out.class_names and set(counts) != {IMAGENET_CLASSES}:
-        different = sorted({*train.class_names} ^ {*held_out.class_names})[:3]
+    if train.class_names != validation.class_names and set(counts) != {IMAGENET_CLASSES}:
+        different = sorted({*train.class_names} ^ {*validation.class_names})[:3]
         raise ConfigError(
-            f"{judges} must have the classes of {asked.source}, in the same order. Received "
+            f"{validated_with} must have the classes of {asked.source}, in the same order. Received "
             f"{counts[1]} classes and {counts[0]}. Only in one: {', '.join(different) or 'none'}."
         )
-    if train.channels != held_out.channels:
+    if train.channels != validation.channels:
         raise ConfigError(
-            f"The images of {judges} must have as many channels as those of {asked.source}. Received "
-            f"{held_out.channels} and {train.channels}."
+            f"The images of {validated_with} must have as many channels as those of {asked.source}. "
+            f"Received {validation.channels} and {train.channels}."
         )
     if train.channels != 3 and config.augmentation.augmenter != "none":
         raise ConfigError(
             f"`augmenter` must be none for {asked.source}, whose images have no colours. Received "
             f"{config.augmentation.augmenter!r}."
         )
-    return Data(train, held_out)
+    return RunData(train, validation)
 
 
-def steps_per_epoch(config: Config, data: Data) -> int:
+def steps_per_epoch(config: Config, data: RunData) -> int:
     """Full batches in an epoch, which is as long whatever repeated augmentation.
 
     Raises:
@@ -88,7 +88,7 @@ def steps_per_epoch(config: Config, data: Data) -> int:
     return steps
 
 
-def total_steps(config: Config, data: Data) -> int:
+def total_steps(config: Config, data: RunData) -> int:
     """Of the whole run, with the epochs at the final learning rate."""
     per_epoch = steps_per_epoch(config, data)
     steps = config.optimization

@@ -6,7 +6,7 @@ import socket
 
 import tensorflow as tf
 
-from training import startup
+from training import _internal, startup
 from training.config import Config, ConfigError
 from training.data.dataset import Dataset
 
@@ -34,7 +34,7 @@ def served(groups: Dataset, config: Config) -> Dataset:
     Raises:
         ConfigError: if only this process can read the source, or there is no service.
     """
-    if _has_python(groups):
+    if _internal.has_python(groups):
         raise ConfigError(
             f"`data_service` can't be used with {config.data.source} and "
             f"{config.augmentation.augmenter!r}: they need Python in this process. Take TFRecord or "
@@ -60,10 +60,9 @@ def served(groups: Dataset, config: Config) -> Dataset:
     )
 
 
-def _has_python(dataset: Dataset) -> bool:
-    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
-    nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
-    return any("PyFunc" in node.op for node in nodes)
+def as_tuples(batches: Dataset, *names: str) -> Dataset:
+    """Gives batches as `fit` and `evaluate` take them: from here on, tuples in the order of `names`."""
+    return batches.map(lambda batch: tuple(batch[name] for name in names))
 
 
 def finished(batches: Dataset) -> Dataset:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from training import augment, startup
 from training.config import Config, ConfigError
-from training.data import sources
 from training.data.damaged import Damaged, reported
-from training.data.dataset import Data, Dataset, steps_per_epoch, total_steps
-from training.data.delivery import finished, parts, served
-from training.data.reading import interpolation, read, read_good
-
-_GROUPS = 2  # prepared at a time: each may have hundreds of images
+from training.data.dataset import Dataset, RunData, steps_per_epoch, total_steps
+from training.data.delivery import as_tuples, finished, parts, served
+from training.data.order import GROUPS, Order
+from training.data.reading import read, read_good
+from training.data.sources.source import Example, Source
 
 
 def training_batches(
     config: Config,
-    data: Data,
+    data: RunData,
     damaged: Damaged,
     first_step: int = 0,
     worker: int = 0,
@@ -29,144 +26,145 @@ def training_batches(
     replicas: int = 1,
     attempt: int = 0,
 ) -> Dataset:
-    """A worker's batches, from a step of the run on to its last.
+    """Prepares a worker's batches, from a step of the run on to its last.
 
-    Of the rows of a step, which are the batch size, each worker has an equal part: the first
-    worker the first rows, and so on; and so has each replica of those of its worker. An epoch has each
-    image at most once; or, with repeated augmentation, a part of them, as often as that says.
+    Each worker has an equal part of a step's rows, which are the batch size: the first worker
+    the first rows, and so on; and so has each replica of those of its worker. An epoch has each image
+    at most once; or, with repeated augmentation, a part of them, as often as that says.
 
     Args:
-        config: the run's.
+        config: The run's.
         data: `load(config)`.
-        damaged: is told of images that can't be read.
-        first_step: the first to be given.
-        worker, workers: this one, from 0, and how many there are.
-        replicas: of this worker.
+        damaged: Is told of images that can't be read.
+        first_step: The first to be given.
+        worker, workers: This one, from 0, and how many there are.
+        replicas: Of this worker.
         attempt: 0; another number for other random draws.
 
     Returns:
-        An endless supply but for the run's end: for each step, `replicas` successive batches of
-        (images, labels), of `batch_size // workers // replicas` rows. Labels are mixed and smoothed.
+        For each step to the run's end, `replicas` successive batches of (images, labels), of
+        `batch_size // workers // replicas` rows. Labels are mixed and smoothed.
 
     Raises:
-        ConfigError: if the batch can't be parted so, or the source can't be read by the tf.data
+        ConfigError: If the batch can't be parted so, or the source can't be read by the tf.data
             service.
     """
-    images, seed, batch_size = data.train, config.run.seed, config.optimization.batch_size
-    asked = config.augmentation
+    batch_size = config.optimization.batch_size
     rows, batch = parts(batch_size, "`batch_size`", workers, replicas)
-    group = _mix_group(config, rows, workers)
-    rows_per_epoch = steps_per_epoch(config, data) * batch_size
-    steps = total_steps(config, data)
-    views = asked.repeated_augmentation
+    order = Order(
+        seed=config.run.seed,
+        attempt=attempt,
+        worker=worker,
+        workers=workers,
+        batch_size=batch_size,
+        rows=rows,
+        group=_mix_group(config, rows, workers),
+        rows_per_epoch=steps_per_epoch(config, data) * batch_size,
+        views=config.augmentation.repeated_augmentation,
+        first_step=first_step,
+        steps=total_steps(config, data),
+    )
+    recipe = Recipe(config, data.train, order)
+    groups = data.train.groups(order, recipe.group)
+    groups = groups.map(recipe.mixed, GROUPS, deterministic=True)
+    if config.data.data_service is not None:
+        groups = served(groups, config)
+    batches = reported(groups, damaged, in_place_of=order.group)
+    if batch != order.group:
+        batches = batches.rebatch(batch, drop_remainder=True)
+    return finished(as_tuples(batches, "images", "labels"))
 
-    def row_of_run(own: tf.Tensor) -> tf.Tensor:
-        """The number of this worker's row among all rows of the run."""
-        return own // rows * batch_size + worker * rows + own % rows
 
-    # Rows with random access: which image is a matter of calculation.
+class Recipe:
+    """What becomes of a run's rows: they are read, augmented, put together in groups and mixed.
 
-    def indexed(number: tf.Tensor) -> Dataset:
-        own = tf.range(number * group, (number + 1) * group)
-        epoch, place = _divide(row_of_run(own), rows_per_epoch)
-        order = augment.key(seed, attempt, epoch[0])  # a group is of one step, and so of one epoch
-        last = tf.constant(images.count - 1, tf.int64)
-        index = tf.random.experimental.index_shuffle(place // views, order, last)
-        return Dataset.from_tensor_slices({"epoch": epoch, "place": place, "index": index})
+    Args:
+        config: The run's.
+        source: Of the rows.
+        order: Of the rows.
 
-    # Rows without: a resumed epoch is read from its beginning, but not decoded.
+    Raises:
+        ConfigError: If keras-cv is asked for and missing.
+    """
 
-    own_per_epoch = rows_per_epoch // workers
+    def __init__(self, config: Config, source: Source, order: Order):
+        self.asked, self.source, self.order = config.augmentation, source, order
+        preprocessing = source.preprocessing(config.data.image_size, crop=None)
+        try:
+            self.transform = augment.train_transform(
+                config.data.image_size,
+                order.seed,
+                crop=False,
+                augmenter=self.asked.augmenter,
+                flip_probability=self.asked.flip,
+                erase_probability=self.asked.erase,
+                max_shift=self.asked.max_shift,
+                interpolation=preprocessing.interpolation,
+                mean=preprocessing.mean,
+                std=preprocessing.std,
+            )
+        except ImportError as error:  # of keras-cv
+            raise ConfigError(str(error)) from None
 
-    def of_epoch(epoch: tf.Tensor) -> Dataset:
-        stream = images.stream(augment.key(seed, attempt, epoch), worker, workers)
-        if views > 1:
-            stream = stream.flat_map(lambda example: Dataset.from_tensors(example).repeat(views))
-        # A worker's share may lack a few images: its first ones come again.
-        stream = stream.repeat().take(own_per_epoch).enumerate(epoch * own_per_epoch)
-        return stream.skip(tf.maximum(first_step * rows - epoch * own_per_epoch, 0)).map(placed)
+    def image(self, row: Example, reader: Callable[..., Example]) -> Example:
+        """Reads a row's image and augments it.
 
-    def placed(own: tf.Tensor, example: sources.Example) -> sources.Example:
-        epoch, place = _divide(row_of_run(own), rows_per_epoch)
-        return {"epoch": epoch, "place": place, **example}
+        Args:
+            row: Of the source, with its "epoch" and "place".
+            reader: `read` or `read_good`.
 
-    # Images.
-
-    try:
-        transform = augment.train_transform(
-            config.data.image_size,
-            seed,
-            crop=False,
-            augmenter=asked.augmenter,
-            flip_probability=asked.flip,
-            erase_probability=asked.erase,
-            max_shift=asked.max_shift,
-            interpolation=interpolation(images),
-            mean=images.mean,
-            std=images.std,
-        )
-    except ImportError as error:  # of keras-cv
-        raise ConfigError(str(error)) from None
-
-    def image(reader: Callable, example: sources.Example) -> tuple[tf.Tensor, ...]:
-        index = (attempt, example["epoch"], example["place"])
+        Returns:
+            image: float32 (image_size, image_size, channels), normalized.
+            labels: float32 (classes,), summing to 1.
+            damaged: string (), the name of an image that can't be read, else "".
+            number: int64 (), the row's in the run.
+        """
+        index = self.order.row_key(row)
 
         def box(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-            return augment.crop_box(height, width, augment.key(seed, *index), asked.crop_scale)
+            key = augment.key(self.order.seed, *index)
+            return augment.crop_box(height, width, key, self.asked.crop_scale)
 
-        pixels, targets, name = reader(images, example, asked.crop_scale and box)
-        own_row = example["epoch"] * rows_per_epoch + example["place"]
-        return transform(index, pixels), targets, name, own_row
+        found = reader(self.source, row, self.asked.crop_scale and box)
+        return {
+            "image": self.transform(index, found["image"]),
+            "labels": found["targets"],
+            "damaged": found["damaged"],
+            "number": self.order.number(row),
+        }
 
-    # Groups, which are mixed and in which a good image may stand in for a damaged one.
-
-    def of_group(examples: Dataset) -> Dataset:
-        """One element: the images together."""
+    def group(self, rows: Dataset) -> Dataset:
+        """Puts the images of a group together: a data set of one element, each field (group, ...)."""
         boldly, carefully = (
-            examples.map(
-                functools.partial(image, reader), startup.cores(), deterministic=True
-            ).batch(group, drop_remainder=True)
+            rows.map(
+                lambda row, reader=reader: self.image(row, reader),
+                startup.cores(),
+                deterministic=True,
+            ).batch(self.order.group, drop_remainder=True)
             for reader in (read_good, read)
         )
         # Carefully only if an image could not be read: to try each one takes half a millisecond.
         return boldly.ignore_errors(log_warning=False).concatenate(carefully).take(1)
 
-    def mixed(pixels: tf.Tensor, labels: tf.Tensor, names: tf.Tensor, numbers: tf.Tensor):
-        pixels, labels = _filled(pixels, labels, names == "")
-        pixels, labels = augment.mix(
-            pixels,
+    def mixed(self, group: Example) -> Example:
+        """Mixes the images of a group with one another: images, labels, and the damaged names."""
+        asked = self.asked
+        images, labels = _filled(group["image"], group["labels"], group["damaged"] == "")
+        number = group["number"][0] // self.order.group
+        images, labels = augment.mix(
+            images,
             labels,
-            augment.key(seed, attempt, numbers[0] // group),
+            augment.key(self.order.seed, self.order.attempt, number),
             mixup=asked.mixup,
             cutmix=asked.cutmix,
             smoothing=asked.label_smoothing,
             augmenter="keras_cv" if asked.augmenter == "keras_cv" else "timm",
         )
-        return pixels, labels, names
-
-    if images.at is not None:
-        groups = Dataset.range(first_step * rows // group, steps * rows // group)
-        groups = _in_turns(groups, lambda number: of_group(indexed(number)))
-    else:
-        epochs = Dataset.range(
-            first_step * rows // own_per_epoch, math.ceil(steps * rows / own_per_epoch)
-        )
-        examples = epochs.flat_map(of_epoch).take((steps - first_step) * rows)
-        groups = _in_turns(
-            examples.window(group, drop_remainder=True),
-            lambda examples: of_group(Dataset.zip(examples)),
-        )
-    groups = groups.map(mixed, _GROUPS, deterministic=True)
-    if config.data.data_service is not None:
-        groups = served(groups, config)
-    batches = reported(groups, damaged, in_place_of=group)
-    if batch != group:
-        batches = batches.rebatch(batch, drop_remainder=True)
-    return finished(batches)
+        return {"images": images, "labels": labels, "damaged": group["damaged"]}
 
 
 def _mix_group(config: Config, rows: int, workers: int) -> int:
-    """How many successive rows are mixed with one another."""
+    """Decides how many successive rows are mixed with one another."""
     asked, batch_size = config.augmentation, config.optimization.batch_size
     if asked.mix_images is not None:
         if rows % asked.mix_images:
@@ -184,23 +182,8 @@ def _mix_group(config: Config, rows: int, workers: int) -> int:
     return rows
 
 
-def _in_turns(groups: Dataset, prepare: Callable[..., Dataset]) -> Dataset:
-    """What a data set for each group prepares, in order."""
-    return groups.interleave(
-        prepare,
-        cycle_length=_GROUPS,
-        block_length=1,
-        num_parallel_calls=_GROUPS,
-        deterministic=True,
-    )
-
-
-def _divide(number: tf.Tensor, by: int) -> tuple[tf.Tensor, tf.Tensor]:
-    return number // by, number % by
-
-
 def _filled(images: tf.Tensor, labels: tf.Tensor, good: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The rows, but instead of one that is not good the next good one; after the last, the first."""
+    """Replaces each row that is not good by the next good one; after the last comes the first."""
 
     def fill():
         places = tf.where(good)[:, 0]

@@ -176,7 +176,7 @@ class TrainingRun:
 
     def _validation_batches(self) -> Any:
         """The evaluation's batches, again and again: after each epoch, `_validation_steps` of them."""
-        asked, images = self._config.optimization, self._images.held_out
+        asked, images = self._config.optimization, self._images.validation
         batch_size = asked.batch_size // asked.accumulation  # what fits into memory
         self._validation_steps = math.ceil(images.count / batch_size)
         return distribute.distributed(

@@ -16,7 +16,7 @@ def build_model(
     """The run's CvT, with its initial weights.
 
     Args:
-        images: A `data.Data`, which has the images' channels and the class names.
+        images: A `data.RunData`, which has the images' channels and the class names.
         activation: "softmax", or None for logits.
         dtype: A dtype policy of Keras.
 

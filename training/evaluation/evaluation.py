@@ -76,7 +76,7 @@ def _devices(strategy: str) -> str:
 
 def _measured(
     trainer: Trainer,
-    images: sources.Images,
+    images: sources.Source,
     asked: DataConfig,
     batch_size: int,
     strategy: tf.distribute.Strategy,

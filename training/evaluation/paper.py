@@ -19,7 +19,7 @@ _OF_PAPER = {
 }
 
 
-def paper_figure(subject: Subject, data: DataConfig, images: sources.Images) -> float | None:
+def paper_figure(subject: Subject, data: DataConfig, images: sources.Source) -> float | None:
     """The paper's top-1 accuracy in this very evaluation, from 0 to 1; None if it has none.
 
     Args:

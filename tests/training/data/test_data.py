@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ PLAIN = {
 
 def batches_of(
     config: Config,
-    images: data.Data | None = None,
+    images: data.RunData | None = None,
     damaged: data.Damaged | None = None,
     **where: int,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -118,7 +119,12 @@ def whole_steps(batches: list[tuple], replicas: int) -> list[tuple]:
 # A source without random access, as TFRecord is.
 
 
-def without_random_access(images: sources.Images) -> sources.Images:
+def fields_of(source: sources.Source) -> dict[str, Any]:
+    """What all sources have."""
+    return {f.name: getattr(source, f.name) for f in dataclasses.fields(sources.Source)}
+
+
+def without_random_access(images: sources.Source) -> sources.Source:
     def stream(key: tf.Tensor | None, worker: int, workers: int) -> tf.data.Dataset:
         order = tf.range(images.count, dtype=tf.int64)
         if key is not None:
@@ -126,15 +132,17 @@ def without_random_access(images: sources.Images) -> sources.Images:
         share = order[images.count * worker // workers : images.count * (worker + 1) // workers]
         return tf.data.Dataset.from_tensor_slices(share).map(images.at)
 
-    return dataclasses.replace(images, at=None, stream=stream)
+    return sources.Stream(**fields_of(images), stream=stream)
 
 
-def both_streams(images: data.Data) -> data.Data:
-    return data.Data(without_random_access(images.train), without_random_access(images.held_out))
+def both_streams(images: data.RunData) -> data.RunData:
+    return data.RunData(
+        without_random_access(images.train), without_random_access(images.validation)
+    )
 
 
 @pytest.fixture(scope="module", params=["random access", "stream"])
-def access(request) -> Callable[[data.Data], data.Data]:
+def access(request) -> Callable[[data.RunData], data.RunData]:
     return both_streams if request.param == "stream" else lambda images: images
 
 
@@ -150,14 +158,14 @@ def test_the_digits_are_the_real_ones_normalized(digits):
     from sklearn.datasets import load_digits
 
     images = data.load(digits)
-    assert (images.train.count, images.held_out.count, images.channels) == (1437, 360, 1)
+    assert (images.train.count, images.validation.count, images.channels) == (1437, 360, 1)
     ((x, y, weights),) = data.evaluation_batches(
-        digits.data, images.held_out, data.Damaged(0), 360
+        digits.data, images.validation, data.Damaged(0), 360
     ).as_numpy_iterator()
     assert x.shape == (360, 16, 16, 1) and x.dtype == np.float32
     assert x.min() == -1 and x.max() == 1 and weights.tolist() == [1] * 360
     assert sorted(y.argmax(-1)[:30].tolist()) == sorted(
-        int(images.held_out.at(i)["labels"][0]) for i in range(30)
+        int(images.validation.at(i)["labels"][0]) for i in range(30)
     )
     # Twice the size, with bilinear weights: the mean of the middle pixels is the original's.
     small = {round(v, 1) for v in load_digits().images.mean((1, 2)) / 8 - 1}
@@ -188,7 +196,7 @@ def test_gray_images_are_not_augmented_in_colour(digits):
 # Epochs
 
 
-def files_of(batches: list[tuple], images: sources.Images) -> list[int]:
+def files_of(batches: list[tuple], images: sources.Source) -> list[int]:
     """Numbers of the images in batches of `PLAIN` configs, whose labels are checked too."""
     known = {}
     for number in range(images.count):
@@ -300,14 +308,13 @@ def test_workers_of_a_stream_share_its_images(folder):
 def test_a_share_that_is_too_small_begins_again(folder):
     config = config_for(folder, **PLAIN, batch_size=14, mix_images=None)
     images = data.load(config)  # 42 images: 3 workers would have 14 each, but 4 have 10 or 11
-    short = dataclasses.replace(
-        images.train,
-        at=None,
+    short = sources.Stream(
+        **fields_of(images.train),
         stream=lambda key, worker, workers: (
             without_random_access(images.train).stream(key, worker, workers).take(19)
         ),
     )
-    batches = batches_of(config, data.Data(short, images.held_out), worker=0, workers=2)
+    batches = batches_of(config, data.RunData(short, images.validation), worker=0, workers=2)
     numbers = files_of(batches[:3], images.train)
     assert len(batches) == 9 and len(numbers) == 21
     assert numbers[19:] == numbers[:2] and len(set(numbers)) == 19
@@ -435,7 +442,7 @@ def test_damaged_images_are_replaced_and_named_and_nothing_else_changes(
     assert_same(batches[7:], batches_of(config, images, data.Damaged(4), first_step=7))
 
 
-def names_of_rows(config: Config, images: data.Data, steps: int) -> list[list[str]]:
+def names_of_rows(config: Config, images: data.RunData, steps: int) -> list[list[str]]:
     """Of each batch, the files that should be in it."""
     source, result = images.train, []
     for epoch in range(config.optimization.epochs):
@@ -517,20 +524,20 @@ def test_evaluation_leaves_damaged_images_out(damaged_folder, access):
     config = config_for(path, validation_split="train")
     images, damaged = access(data.load(config)), data.Damaged(4)
     batches = list(
-        data.evaluation_batches(config.data, images.held_out, damaged, 8).as_numpy_iterator()
+        data.evaluation_batches(config.data, images.validation, damaged, 8).as_numpy_iterator()
     )
     assert sum(weights.sum() for _, _, weights in batches) == TRAIN - 4
     assert sorted(damaged.names) == bad
     damaged = data.Damaged(3)
     with pytest.raises(tf.errors.OpError):
-        list(data.evaluation_batches(config.data, images.held_out, damaged, 8))
+        list(data.evaluation_batches(config.data, images.validation, damaged, 8))
     assert "4 images can't be read" in str(damaged.error)
 
 
 # Evaluation
 
 
-def numbered(count: int) -> sources.Images:
+def numbered(count: int) -> sources.Source:
     """Decoded images that show their numbers."""
 
     def at(index: tf.Tensor) -> Example:
@@ -541,7 +548,7 @@ def numbered(count: int) -> sources.Images:
             "name": tf.strings.as_string(index),
         }
 
-    return sources.Images(count, CLASSES, channels=1, mean=(0.0,), std=(1 / 255,), at=at)
+    return sources.RandomAccess(count, CLASSES, channels=1, mean=(0.0,), std=(1 / 255,), at=at)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -607,7 +614,7 @@ def test_evaluation_sees_what_load_image_gives(crop, tmp_path, folder):
     )
     images = data.load(config)
     ((x, y, _),) = data.evaluation_batches(
-        config.data, images.held_out, data.Damaged(0), 3
+        config.data, images.validation, data.Damaged(0), 3
     ).as_numpy_iterator()
     assert y.tolist() == np.eye(3).tolist()
     pixels = show_batch.denormalized(x, images.mean, images.std) * 255
@@ -679,7 +686,9 @@ def test_a_source_that_needs_python_is_not_served(folder):
         return {**example, "image": tf.ensure_shape(image, ())}
 
     with pytest.raises(ConfigError, match="`data_service` can't be used with folder"):
-        batches_of(config, data.Data(dataclasses.replace(images.train, at=at), images.held_out))
+        batches_of(
+            config, data.RunData(dataclasses.replace(images.train, at=at), images.validation)
+        )
 
 
 # Programs

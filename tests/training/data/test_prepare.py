@@ -28,12 +28,9 @@ def run(*arguments: object) -> int:
     return prepare.main([str(argument) for argument in arguments])
 
 
-def examples(images: sources.Images) -> dict[str, tuple[bytes, list[int]]]:
+def examples(images: sources.Source) -> dict[str, tuple[bytes, list[int]]]:
     """Image and labels by name."""
-    if images.at:
-        data = tf.data.Dataset.range(images.count).map(images.at)
-    else:
-        data = images.stream(None, 0, 1)
+    data = images.examples()
     found = [(e["name"].decode(), (e["image"], [*e["labels"]])) for e in data.as_numpy_iterator()]
     assert len(found) == len(dict(found)) == images.count
     return dict(found)
@@ -70,7 +67,7 @@ def test_a_folder_becomes_record_files(tmp_path, capfd, file_format):
     for part, in_files in (("train", "train"), ("validation", "val")):
         images = sources.load(f"tfds:{output}", part)
         assert images.class_names == ("ant lion", "bee")
-        assert (images.at is None) == (file_format == "tfrecord")
+        assert isinstance(images, sources.Stream) == (file_format == "tfrecord")
         assert examples(images) == {
             name.removeprefix(f"{in_files}/"): (content, [int("bee" in name)])
             for name, content in FILES.items()
@@ -239,7 +236,7 @@ def test_imagenet_by_the_builder_of_tfds(tmp_path, tars, capsys):
     assert run(*command, "--tars", tars) == 0
     for part, expected in (("train", TRAIN), ("validation", VALIDATION)):
         images = sources.load("tfds:imagenet2012", part, data_dir=str(tmp_path))
-        assert images.at and examples(images) == expected
+        assert isinstance(images, sources.RandomAccess) and examples(images) == expected
     assert run(*command, "--tars", tars) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert run(*command[:3], "--tars", tars) == 2

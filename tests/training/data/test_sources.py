@@ -18,9 +18,9 @@ from training.config import ConfigError
 from training.data import sources
 
 
-def examples(images: sources.Images, key=None, worker=0, workers=1) -> list[tuple]:
+def examples(images: sources.Source, key=None, worker=0, workers=1) -> list[tuple]:
     """(image, labels, name) of each example, read in a data set."""
-    if images.at:
+    if isinstance(images, sources.RandomAccess):
         data = tf.data.Dataset.range(images.count).map(images.at, num_parallel_calls=4)
     else:
         data = images.stream(None if key is None else tf.constant(key, tf.int64), worker, workers)
@@ -29,7 +29,7 @@ def examples(images: sources.Images, key=None, worker=0, workers=1) -> list[tupl
     ]
 
 
-def names(images: sources.Images, *args, **kwargs) -> list[str]:
+def names(images: sources.Source, *args, **kwargs) -> list[str]:
     return [name for _, _, name in examples(images, *args, **kwargs)]
 
 
@@ -270,14 +270,14 @@ def test_the_key_decides_the_order_of_a_stream(imagenet):
 
 
 def test_a_stream_mixes_blocks_of_all_files(imagenet, monkeypatch):
-    monkeypatch.setattr(sources.tfds, "MIXED", 8)
+    monkeypatch.setattr(sources.record_files, "MIXED", 8)
     images = sources.load("tfds:imagenet2012", "train", data_dir=str(imagenet["tfrecord"]))
     in_order, mixed = names(images), names(images, (0, 0))
     assert sorted(mixed) == sorted(in_order)
     files = [in_order.index(name) * 4 // 25 for name in mixed]
     assert {*files[:8]} == {*files[8:16]} == {0, 1, 2, 3}
     unmixed = sources.load("tfds:imagenet2012", "train", data_dir=str(imagenet["tfrecord"]))
-    monkeypatch.setattr(sources.tfds, "MIXED", 1)
+    monkeypatch.setattr(sources.record_files, "MIXED", 1)
     assert names(unmixed, (0, 0)) != mixed
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from training.config import ConfigError
+from training.data import sources
 from training.data.records.part import Part
 
 
 def read_folder(path: str) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """The classes and the parts of a folder source.
+    """Finds the classes and the parts of a folder source.
 
     Raises:
-        ConfigError: see `training.data.sources.list_folder`.
+        ConfigError: See `training.data.sources.list_folder`.
     """
-    import tensorflow as tf
-
-    from training.data import sources
-
     folder = sources.list_folder(path)
 
     def part(name: str) -> Part:

@@ -1,4 +1,4 @@
-"""Images that are still in their files."""
+"""What is prepared: images that are still in their files, wherever these are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 
+from training._messages import one_line
 from training.config import ConfigError
 
 
@@ -21,7 +23,7 @@ class Part:
         labels: int32 (images,).
         names: bytes (images,), by which a person finds them.
         places: int64 (images, n), whatever says where the images are, besides their names.
-        read: gives the content of an image's file, by its index.
+        read: Gives the content of an image's file, by its index.
     """
 
     labels: np.ndarray
@@ -30,40 +32,34 @@ class Part:
     read: Callable[[int], bytes]
 
     def digest(self) -> str:
-        """Another one for other images, as far as names, order and places tell."""
+        """Returns a digest that differs for other images, as far as names, order and places tell."""
         digest = hashlib.sha256()
         for array in (self.labels, self.names, self.places):
             digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
 
     def content(self, index: int) -> bytes:
-        """The content of an image's file.
+        """Reads the content of an image's file.
 
         Raises:
-            ConfigError: if it can't be read.
+            ConfigError: If it can't be read.
         """
-        import tensorflow as tf
-
-        from training.data import sources
-
         try:
             return self.read(index)
         except (OSError, tf.errors.OpError) as error:
             raise ConfigError(
-                f"{os.fsdecode(self.names[index])} can't be read: {sources.one_line(error)} Once it "
+                f"{os.fsdecode(self.names[index])} can't be read: {one_line(error)} Once it "
                 "can, the same command goes on."
             ) from None
 
     def checked(self, index: int) -> tuple[bytes, str | None]:
-        """The content of an image's file, and why TensorFlow can't decode it, if so."""
+        """Reads the content of an image's file; and says why TensorFlow can't decode it, if so."""
         content = self.content(index)
         return content, _damage(content)
 
 
 def _damage(content: bytes) -> str | None:
     """Why TensorFlow can't decode an image, or None."""
-    import tensorflow as tf
-
     try:
         if content.startswith(b"\xff\xd8"):
             # All of the file is read, but little of the image computed.

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cvt import imagenet
+from training import _internal
 from training.config import ConfigError
 from training.data.records.part import Part
 
@@ -28,8 +30,6 @@ def read_tars(path: str) -> tuple[tuple[str, ...], dict[str, Part]]:
     Raises:
         ConfigError: if there are no such tars, or they are damaged or compressed.
     """
-    from keras_cvt import imagenet
-
     folder = Path(path).expanduser()
     train, validation = folder / TRAIN_TAR, folder / VALIDATION_TAR
     parts = {}
@@ -80,16 +80,16 @@ def _classes_in(tar: Path) -> Iterator[_Files]:
 
 def _labelled(tar: Path) -> _Files:
     """The validation images, whose classes are listed by the numbers of their names."""
-    import tensorflow_datasets as tfds
-
-    labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    synset_of = _internal.imagenet_validation_synsets()
     members = _members(tar, 0, tar.stat().st_size)
     numbers = [re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", name) for name, *_ in members]
-    if not members or not all(number and 1 <= int(number[1]) <= len(labels) for number in numbers):
+    if not members or not all(
+        number and 1 <= int(number[1]) <= len(synset_of) for number in numbers
+    ):
         raise ConfigError(
             f"{tar} must have ILSVRC2012_val_00000001.JPEG and so on, and nothing else."
         )
-    synsets = np.array([labels[int(number[1]) - 1] for number in numbers], "S")
+    synsets = np.array([synset_of[int(number[1]) - 1] for number in numbers], "S")
     names, *places = zip(*members, strict=True)
     return _Files(tar, synsets, np.array(names, "S"), np.array(places, np.int64).T)
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import tensorflow_datasets as tfds
+
+from training._messages import one_line
 from training.config import ConfigError
+from training.data import sources
 from training.data.records.tars import TRAIN_TAR, VALIDATION_TAR
 
 # What the builders of tfds look for.
@@ -13,18 +17,14 @@ _TARS = {"imagenet2012": (TRAIN_TAR, VALIDATION_TAR), "imagenet2012_real": (VALI
 
 
 def prepare_tfds(name: str, data_dir: str | None, tars: Path | None, file_format: str) -> str:
-    """Runs tfds' own builder, which ends with a whole data set or none.
+    """Runs the data set's own builder, which ends with a whole data set or none.
 
     Returns:
         Where the data set is, in a line.
 
     Raises:
-        ConfigError: if there is no such data set, files are missing, or the builder fails.
+        ConfigError: If there is no such data set, files are missing, or the builder fails.
     """
-    import tensorflow_datasets as tfds
-
-    from training.data import sources
-
     builder = sources.find_builder(name, data_dir)
     if sources.is_prepared(builder):
         there = builder.info.file_format.value
@@ -53,5 +53,5 @@ def prepare_tfds(name: str, data_dir: str | None, tars: Path | None, file_format
             download_config=tfds.download.DownloadConfig(manual_dir=tars),
         )
     except Exception as error:  # of a server, the network, the disk, a damaged tar, the builder
-        raise ConfigError(f"{name} can't be prepared: {sources.one_line(error)}") from error
+        raise ConfigError(f"{name} can't be prepared: {one_line(error)}") from error
     return f"{builder.data_path} is prepared: the source tfds:{name}."

@@ -7,13 +7,16 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
 
+from training import _internal
+from training._messages import one_line
 from training.config import ConfigError
 from training.data.records.part import Part
 from training.files import replacing, write_text
@@ -48,11 +51,6 @@ def write_records(
     Raises:
         ConfigError: if the folder has something else, or an image's file can't be read.
     """
-    import tensorflow as tf
-    from tqdm import tqdm
-
-    from training.data import sources
-
     plan = {
         "format": file_format,
         "shard_size": shard_size,
@@ -70,10 +68,10 @@ def write_records(
 
     jobs = []
     for name, part in parts.items():
-        template, number = _template(output, name, file_format), state["files"][name]
+        number = state["files"][name]
         order = np.random.RandomState(SEED).permutation(len(part.labels))
         for shard, rows in enumerate(np.array_split(order, number)):
-            path = Path(template.sharded_filepath(shard_index=shard, num_shards=number))
+            path = _internal.record_path(output, name, file_format, shard, number)
             jobs.append((name, path, rows))
     left = [job for job in jobs if not (job[1].name in state["done"] and job[1].is_file())]
 
@@ -91,8 +89,7 @@ def write_records(
                 write_text(output / STATE, json.dumps(state))
     except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
         raise ConfigError(
-            f"{output} can't be written: {sources.one_line(error)} Once it can, the same command goes "
-            "on."
+            f"{output} can't be written: {one_line(error)} Once it can, the same command goes on."
         ) from error
 
     # What tfds reads first is written last.
@@ -107,7 +104,7 @@ def write_records(
     damaged = sorted(line for of_part in shards.values() for s in of_part for line in s["damaged"])
     if damaged:
         write_text(output / "damaged.txt", "\n".join(damaged) + "\n")
-    _write_metadata(output, classes, shards, file_format)
+    _internal.write_dataset_info(output, classes, shards, file_format)
     counts = [f"{sum(s['images'] for s in of_part):,} {name}" for name, of_part in shards.items()]
     lines = [f"{output} has {' and '.join(counts)} images: the source tfds:{output.resolve()}."]
     if damaged:
@@ -152,14 +149,6 @@ def _files(part: Part, shard_size: int) -> int:
     return int(min(max(1, round(count * size / shard_size)), count))
 
 
-def _template(output: Path, part: str, file_format: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds.core.ShardedFileTemplate(
-        data_dir=output, dataset_name="images", split=part, filetype_suffix=file_format
-    )
-
-
 def _write(
     path: Path, file_format: str, part: Part, rows: np.ndarray, contents: Iterator, bar: Any
 ) -> dict[str, Any]:
@@ -182,11 +171,9 @@ def _write(
 @contextlib.contextmanager
 def _writer(path: Path, file_format: str) -> Iterator[Callable[[bytes], None]]:
     if file_format == "tfrecord":
-        import tensorflow as tf
-
         writer = tf.io.TFRecordWriter(str(path))
     else:
-        from array_record.python.array_record_module import ArrayRecordWriter
+        from array_record.python.array_record_module import ArrayRecordWriter  # not on Windows
 
         writer = ArrayRecordWriter(str(path), "group_size:1")  # for random access
     try:
@@ -196,9 +183,7 @@ def _writer(path: Path, file_format: str) -> Iterator[Callable[[bytes], None]]:
 
 
 def _record(content: bytes, label: int, name: bytes) -> bytes:
-    """An example as the features of `_write_metadata` have it."""
-    import tensorflow as tf
-
+    """An example as the features of `write_dataset_info` have it."""
     features = {
         "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
         "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
@@ -207,39 +192,3 @@ def _record(content: bytes, label: int, name: bytes) -> bytes:
     example = tf.train.Example(features=tf.train.Features(feature=features))
     # Else the order of the features is another in each process.
     return example.SerializeToString(deterministic=True)
-
-
-def _write_metadata(
-    output: Path, classes: tuple[str, ...], shards: dict[str, list[dict]], file_format: str
-) -> None:
-    import tensorflow_datasets as tfds
-
-    info = tfds.core.DatasetInfo(
-        builder=tfds.core.DatasetIdentity(
-            name="images", version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
-        ),
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(),
-                "label": tfds.features.ClassLabel(names=classes),
-                "file_name": tfds.features.Text(),
-            }
-        ),
-        supervised_keys=("image", "label"),
-    )
-    info.set_file_format(file_format)
-    splits = [
-        tfds.core.SplitInfo(
-            name=name,
-            shard_lengths=[shard["images"] for shard in of_part],
-            num_bytes=sum(shard["bytes"] for shard in of_part),
-            filename_template=_template(output, name, file_format),
-        )
-        for name, of_part in shards.items()
-    ]
-    info.set_splits(tfds.core.SplitDict(splits))
-    with tempfile.TemporaryDirectory(dir=output) as beside:
-        info.write_to_directory(beside)
-        # dataset_info.json last: without it, there is no data set.
-        for name in sorted(os.listdir(beside), key="dataset_info.json".__eq__):
-            os.replace(os.path.join(beside, name), output / name)

@@ -10,7 +10,7 @@ PATH may be whatever `tf.io.gfile` reads, gs:// for one. A class's label is its 
 folders' names, sorted; names that are all numbers are sorted as numbers. So ImageNet's synsets
 (n01440764, ...) have their official labels, and the folders 0 to 999 of ImageNet-V2 too.
 
-Training images are the part "train", those by which a model is judged the part "validation", or
+Training images are the part "train", those it is validated with the part "validation", or
 "test" where there is none. A split says otherwise, in the words of tensorflow_datasets: "train[:90%]",
 "train+validation", "all". Of folders and digits, a slice has its share of every class. The part
 "evaluation" is that of validation, but of PATH/CLASS/* it is all.
@@ -23,11 +23,11 @@ import difflib
 from training.config import ConfigError
 from training.data.sources.digits import digits
 from training.data.sources.folder import Folder, folder, list_folder
-from training.data.sources.images import SUFFIXES, Example, Images
-from training.data.sources.tfds import find_builder, is_prepared, tfds_images
+from training.data.sources.source import SUFFIXES, Example, RandomAccess, Source, Stream
+from training.data.sources.tfds import find_builder, is_prepared, tfds_source
 
 
-def load(source: str, part: str, split: str | None = None, data_dir: str | None = None) -> Images:
+def load(source: str, part: str, split: str | None = None, data_dir: str | None = None) -> Source:
     """Finds the images of a source.
 
     Args:
@@ -48,7 +48,7 @@ def load(source: str, part: str, split: str | None = None, data_dir: str | None 
     if kind == "folder" and place:
         return folder(place, part, split)
     if kind == "tfds" and place:
-        return tfds_images(place, part, split, data_dir)
+        return tfds_source(place, part, split, data_dir)
     close = difflib.get_close_matches(kind, ("digits", "folder", "tfds"), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
@@ -61,7 +61,9 @@ __all__ = [
     "SUFFIXES",
     "Example",
     "Folder",
-    "Images",
+    "RandomAccess",
+    "Source",
+    "Stream",
     "find_builder",
     "is_prepared",
     "list_folder",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from training.data.sources.images import Example, Images
+from training.data.sources.source import Example, RandomAccess
 from training.data.sources.splits import choose, usual_split
 
-DIGITS_HELD_OUT = 0.2
+VALIDATION_SHARE = 0.2
 
-DIGITS_SEED = 0  # not the run's: all runs are judged by the same images
+SEED = 0  # not the run's: all runs are validated with the same images
 
 
-def digits(part: str, split: str | None) -> Images:
+def digits(part: str, split: str | None) -> RandomAccess:
     """1,797 digits, written by 43 people; ink is 255, paper 0.
 
     Source: scikit-learn's `load_digits`, the test part of UCI's "Optical Recognition of
@@ -23,13 +23,13 @@ def digits(part: str, split: str | None) -> Images:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    train, held_out = train_test_split(
+    train, validation = train_test_split(
         np.arange(len(digits.target)),
-        test_size=DIGITS_HELD_OUT,
+        test_size=VALIDATION_SHARE,
         stratify=digits.target,
-        random_state=DIGITS_SEED,
+        random_state=SEED,
     )
-    parts = {"train": train, "validation": held_out}
+    parts = {"train": train, "validation": validation}
     split = split or usual_split("digits", part, parts)
     chosen = choose("digits", split, {p: digits.target[rows] for p, rows in parts.items()})
     numbers = np.concatenate([parts[p][rows] for p, rows in chosen])
@@ -41,7 +41,7 @@ def digits(part: str, split: str | None) -> Images:
     def at(index: tf.Tensor) -> Example:
         return {"image": images[index], "labels": labels[index][tf.newaxis], "name": names[index]}
 
-    return Images(
+    return RandomAccess(
         count=len(numbers),
         class_names=tuple(str(name) for name in digits.target_names),
         split=split,

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from training._messages import one_line, some
 from training.config import ConfigError
-from training.data.sources.images import SUFFIXES, Example, Images, named
+from training.data.sources.source import SUFFIXES, Example, RandomAccess, named
 from training.data.sources.splits import choose, usual_split
 
 # The folders of a part; the first that is there is taken.
@@ -96,7 +96,8 @@ def _images(folder: str) -> np.ndarray:
     return np.array([os.fsencode(name) for name in names], "S")
 
 
-def folder(path: str, part: str, split: str | None) -> Images:
+def folder(path: str, part: str, split: str | None) -> RandomAccess:
+    """Finds the images of class folders."""
     source, listing = f"folder:{path}", list_folder(path)
     if part == "evaluation" and listing.without_parts:
         split = split or "train"
@@ -119,4 +120,4 @@ def folder(path: str, part: str, split: str | None) -> Images:
         label = tf.cast(labels[index], tf.int64)
         return {"image": tf.io.read_file(name), "labels": label[tf.newaxis], "name": name}
 
-    return Images(count=len(names), split=split, at=at, **named(listing.classes))
+    return RandomAccess(count=len(names), split=split, at=at, **named(listing.classes))

@@ -6,34 +6,38 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training import _internal
 from training._messages import one_line
 from training.config import ConfigError
 
 # The splits of a part, where no other is asked for; the first that is there is taken.
-_HELD_OUT = ("validation", "test")
+_VALIDATION = ("validation", "test")
 
-_SPLITS = {"train": ("train",), "validation": _HELD_OUT, "evaluation": _HELD_OUT}
+_SPLITS = {"train": ("train",), "validation": _VALIDATION, "evaluation": _VALIDATION}
 
 
 def choose(source: str, split: str, labels: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """The rows that a split takes of the parts whose images' labels are given, in their order."""
-    import tensorflow_datasets as tfds
+    """Chooses the rows that a split takes of parts, in their order.
 
-    infos = {
-        name: tfds.core.SplitInfo(name=name, shard_lengths=[len(rows)], num_bytes=0)
-        for name, rows in labels.items()
-    }
+    Args:
+        labels: For each part, those of its images: int (images,).
+    """
     try:
-        slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+        slices = _internal.split_slices(split, {name: len(rows) for name, rows in labels.items()})
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"The split {split!r} of {source}: {one_line(error)}") from None
-    chosen = [(s.splitname, _mixed(labels[s.splitname])[s.from_ : s.to]) for s in slices]
+    chosen = [(name, _mixed(labels[name])[rows]) for name, rows in slices]
     if not any(len(rows) for _, rows in chosen):
         raise ConfigError(f"The split {split!r} of {source} has no images.")
     return [(name, np.sort(rows)) for name, rows in chosen]
 
 
 def usual_split(source: str, part: str, splits: Sequence[str]) -> str:
+    """Chooses the split of a part, of those that there are.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     name = next((name for name in _SPLITS[part] if name in splits), None)
     if name is None:
         option = "--split " if part == "evaluation" else f"{part}_split="
