@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, TORCH_EAGER, Job
+from keras_cvt._files import write_text
 from training import startup
-from training.files import write_text
 
 ROOT = Path(__file__).parents[1]
 CORES = startup.cores()

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import check_folder
-from training.files import replacing
+from keras_cvt._files import replacing
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,8 +74,8 @@ def draw(tables: list[tuple[str, dict]], machine: dict[str, str], output: Path) 
         f"{machine['date']}",
         fontsize=8,
     )
-    with replacing(output) as beside:
-        figure.savefig(beside, dpi=100)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=100)
     pyplot.close(figure)
 
 

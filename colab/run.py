@@ -18,6 +18,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from keras_cvt._files import replacing
+
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 SECONDS = 600  # that a cell may take
@@ -116,9 +118,8 @@ def main(argv: list[str] | None = None) -> int:
         except CellExecutionError as error:
             print(f"colab.run: {name}: {error}", file=sys.stderr)
             return 1
-        beside = FOLDER / f".{name}.ipynb"
-        nbformat.write(notebook, beside)
-        os.replace(beside, FOLDER / f"{name}.ipynb")
+        with replacing(FOLDER / f"{name}.ipynb") as temporary:
+            nbformat.write(notebook, temporary)
         print(f"{name}: {(FOLDER / f'{name}.ipynb').stat().st_size / 1000:.0f} kB", flush=True)
     return 0
 

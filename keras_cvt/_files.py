@@ -1,33 +1,211 @@
-"""Files that are complete or not there."""
+"""Files that are complete or not there at all."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+PREFIX = ".partial-"
+
 
 def check_folder(path: Path) -> None:
-    """Refuses a file to write whose folder is not there, before the work that ends in it."""
+    """Checks that a file can be written at `path`, before the work whose result it will hold.
+
+    Raises:
+        FileNotFoundError: If its folder does not exist.
+    """
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
 
 
 def check_file(path: Path) -> None:
-    """The same; and refuses a folder in the place of the file."""
+    """Does what `check_folder` does, and also refuses a folder where the file would go.
+
+    Raises:
+        FileNotFoundError: If its folder does not exist.
+        IsADirectoryError: If `path` is a folder.
+    """
     check_folder(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; it must be a file.")
 
 
+def check_new(path: Path) -> None:
+    """Checks that there is nothing at `path` yet.
+
+    Raises:
+        FileExistsError: If there is.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is kept: remove it, or give another path.")
+
+
 @contextlib.contextmanager
-def beside(destination: Path) -> Iterator[Path]:
-    """A file to write in the same folder, renamed to its destination when it is complete."""
-    temporary = destination.with_name(f".{secrets.token_hex(4)}.{destination.name}")
+def replacing(path: Path, *, overwrite: bool = True, durable: bool = False) -> Iterator[Path]:
+    """Gives a temporary path to write a file or a folder to, and then moves it to `path`.
+
+    Anyone who looks at `path`, even after a crash, sees the old content or the new, never a part of
+    it. (A folder that was there is moved away just before: for a moment there is none.) If the body
+    raises, the old content stays and nothing of the new is left. Whatever the body writes beside
+    the temporary path moves with it, before it.
+
+    Two processes may write the same path at once: the one that finishes last wins, whole. What a
+    killed process left behind is removed by the next one that writes the same path.
+
+    Args:
+        path: The file or folder to write, in a folder that exists.
+        overwrite: Whether existing files may be replaced. Defaults to True.
+        durable: Whether the content must have reached the disk, in case the power fails, before
+            the body's `with` statement ends. Defaults to False.
+
+    Raises:
+        FileExistsError: If `path` exists, or comes into existence, and `overwrite` is False.
+        FileNotFoundError: If the body writes nothing.
+        OSError: If it can't be written.
+    """
+    path = Path(path)
+    if not overwrite:
+        check_new(path)
+    with _workspace(path) as folder:
+        written = folder / path.name
+        try:
+            yield written
+        except OSError as error:
+            if error.filename == str(written):  # a path that means nothing to anybody
+                error.filename = str(path)
+            raise
+        if not os.path.lexists(written):
+            raise FileNotFoundError(f"Nothing was written to {path}.")
+        parts = sorted(folder.iterdir(), key=lambda part: part == written)
+        for part in parts:
+            if not overwrite:
+                check_new(path.with_name(part.name))
+            if durable:
+                _flush(part)
+        for part in parts:
+            move = _replace if overwrite else _place
+            move(part, path.with_name(part.name))
+        if durable:
+            _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with replacing(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _workspace(path: Path) -> Iterator[Path]:
+    """A hidden, empty folder beside `path` that belongs to this process; it is removed in the end.
+
+    It is on the same file system, so that moving its content out is one step. Its name is the same
+    each time, so that what a killed process left is found; a lock of the operating system, which
+    ends with its process, tells that from the folder of a process that is still writing.
+    """
+    if fcntl is None:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
+            yield Path(folder)
+        return
+    for number in itertools.count(1):
+        folder = path.with_name(f"{PREFIX}{path.name}" + (f"-{number}" if number > 1 else ""))
+        lock = _lock(folder)
+        if lock is not None:
+            break
     try:
-        yield temporary
-        os.replace(temporary, destination)
+        for left in folder.iterdir():
+            remove(left)
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        # What can't be removed is found the next time; it must not hide why the body failed.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Makes a folder and locks it; the open folder, or None if another process has the lock."""
+    while True:
+        if os.path.lexists(folder) and not folder.is_dir():
+            folder.unlink(missing_ok=True)  # earlier versions left files
+        folder.mkdir(exist_ok=True)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # the one who had it has just removed it
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:  # a file system without locks
+            return lock
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(folder)):
+                return lock
+        os.close(lock)
+
+
+def _replace(part: Path, destination: Path) -> None:
+    """Moves a file or a folder to where something else may be."""
+    old = None
+    if part.is_dir() and os.path.lexists(destination):
+        # Renaming replaces a file, but not a folder that has something in it.
+        old = part.with_name("..replaced")
+        os.rename(destination, old)
+    try:
+        os.replace(part, destination)
+    except BaseException:
+        if old is not None:
+            os.rename(old, destination)
+        raise
+
+
+def _place(part: Path, destination: Path) -> None:
+    """Moves a file or a folder to where nothing is; FileExistsError if something has come there."""
+    if not part.is_dir():
+        try:
+            os.link(part, destination)  # unlike renaming, never replaces anything
+            return
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            pass
+    check_new(destination)
+    os.rename(part, destination)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all that is in it; nothing happens if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or all files of a folder, are on the disk."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    for file in files:
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the renaming of files in a folder last, even if the power fails."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

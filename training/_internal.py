@@ -7,8 +7,6 @@ tests/training/test_internal.py fails when one of them moves something, and says
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ import tensorflow as tf
 from tensorflow.python.distribute import input_lib
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 from tensorflow.python.framework import config as switches
+
+from keras_cvt._files import replacing
 
 # ---- layers and graphs of Keras
 
@@ -233,11 +233,9 @@ def write_dataset_info(
         for name, of_part in shards.items()
     ]
     info.set_splits(tfds.core.SplitDict(splits))
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        info.write_to_directory(beside)
-        # dataset_info.json last: without it, there is no data set.
-        for name in sorted(os.listdir(beside), key="dataset_info.json".__eq__):
-            os.replace(os.path.join(beside, name), folder / name)
+    # This file last: without it, there is no data set.
+    with replacing(folder / "dataset_info.json") as temporary:
+        info.write_to_directory(temporary.parent)
 
 
 def _template(folder: Path, part: str, file_format: str) -> Any:

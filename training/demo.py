@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from keras_cvt._files import replacing
 from training import startup
 from training.config import ConfigError, OneLineErrors
-from training.files import replacing
 from training.runs.folder import RunFolder
 
 TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
@@ -79,10 +79,10 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     images = data.load(config)
     held_out, labels = data.evaluation_arrays(config, images)
     model = keras.models.load_model(run.model)
-    with replacing(run_dir / "saved_model") as beside:
+    with replacing(run_dir / "saved_model") as temporary:
         # The digits are normalized to -1 to 1, and have no margin to crop.
         export.to_saved_model(
-            model, beside, labels=images.class_names, crop=None, mean=[0.5], std=[0.5]
+            model, temporary, labels=images.class_names, crop=None, mean=[0.5], std=[0.5]
         )
     saved_model = run_dir / "saved_model" / "1"
 
@@ -173,8 +173,8 @@ def draw(images: Any, labels: Any, class_names: Any, answers: Any, shown: Any, p
             color="black" if label == answer else "red",
             fontsize=10,
         )
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=100)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ import json
 import sys
 from pathlib import Path
 
+from keras_cvt._files import write_text
 from training import startup
 from training.config import PRECISIONS, ConfigError, OneLineErrors
 from training.evaluation.report import summary
 from training.evaluation.settings import STRATEGIES, VARIANTS, Settings
-from training.files import write_text
 
 # TensorFlow, and Keras with it, takes seconds to import: only after the command line is understood.
 

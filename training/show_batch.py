@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_cvt._files import replacing
 from training import config as configs
 from training import startup
 from training.config import ConfigError, OneLineErrors
-from training.files import replacing
 
 # TensorFlow and matplotlib take seconds to import: only after the command line is understood.
 
@@ -101,8 +101,8 @@ def save(images: np.ndarray, labels: np.ndarray, data: Any, path: Path, most: in
             )
             axes.set_title(caption(labels[place], data.class_names), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def denormalized(images: np.ndarray, mean: Any, std: Any) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from keras_cvt._files import replacing
 from keras_cvt.checkpoints.checkpoint import Checkpoint
 from keras_cvt.checkpoints.source import (
     SAFETENSORS_DTYPES,
@@ -101,25 +101,14 @@ def write_safetensors(
         raise CheckpointError(f"{path}: a name is not valid Unicode: {error}") from error
     text += b" " * (-len(text) % 8)
 
-    # Beside the target, for a rename within one file system is what cannot be seen half done.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for name in order:
-                array = tensors[name]
-                if _info({name: array}, name) != infos[name]:
-                    raise CheckpointError(
-                        f"{path}: tensor {shown(name)} changed while it was written"
-                    )
-                array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-                file.write(array.reshape(-1).view(np.uint8))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, durable=True) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            array = tensors[name]
+            if _info({name: array}, name) != infos[name]:
+                raise CheckpointError(f"{path}: tensor {shown(name)} changed while it was written")
+            array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+            file.write(array.reshape(-1).view(np.uint8))
 
 
 def _info(tensors: Mapping[str, np.ndarray], name: str) -> TensorInfo:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import keras_cvt
 from keras_cvt import export, imagenet, models, structure, weights
-from keras_cvt._files import beside, check_file, check_folder
+from keras_cvt._files import check_file, check_folder, check_new, replacing, write_text
 from keras_cvt._validation import unknown_choice
 from keras_cvt.analysis import attention
 from keras_cvt.analysis.complexity import Row, complexity
@@ -384,7 +384,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise ValueError(result.error)
     _print_classes(result)
     figure = attention.plot_attention(image, maps)
-    with beside(output) as temporary:
+    with replacing(output, overwrite=False) as temporary:
         figure.savefig(temporary, dpi=150)
     print(f"wrote {output}")
     return 0
@@ -396,8 +396,7 @@ def _new_file(text: str, suffixes: Sequence[str]) -> Path:
     check_folder(path)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"--output must end in {' or '.join(suffixes)}, not {path.name}")
-    if path.exists():
-        raise FileExistsError(f"{path} exists and is kept: remove it, or give another path.")
+    check_new(path)
     return path
 
 
@@ -479,7 +478,7 @@ def _as_json(result: Prediction) -> dict:
 
 def _write_csv(path: Path, results: Sequence[Prediction]) -> None:
     with (
-        beside(path) as temporary,
+        replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
@@ -506,8 +505,7 @@ def _draw(arguments: argparse.Namespace) -> int:
     output = _new_file(arguments.output, (".svg",))
     name, stages = _design(arguments)
     text = draw(stages, (*arguments.image_size, 3), arguments.classes, title=name)
-    with beside(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output, text, overwrite=False)
     print(f"wrote {output}")
     return 0
 

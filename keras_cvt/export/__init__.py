@@ -21,7 +21,7 @@ from typing import Any
 
 import keras
 
-from keras_cvt._files import check_folder
+from keras_cvt._files import check_folder, replacing
 from keras_cvt._validation import unknown_choice
 from keras_cvt.export import common
 from keras_cvt.export.common import ExportError
@@ -235,7 +235,10 @@ def export(
     )
     tolerance = QUANTIZATIONS[quantize] if tolerance is None else tolerance
     room: Any = importlib.import_module(f"{__name__}.{FORMATS[format].room}")
-    with common.complete_or_nothing(path) as temporary:
+    with (
+        common.folder_of_versions(path.parent),
+        replacing(path, overwrite=False) as temporary,
+    ):
         if format == "litert":
             images = calibration_images(calibration) if quantize == "int8" else []
             room.write(classifier, temporary, quantize, images)

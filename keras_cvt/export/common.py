@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -202,25 +200,15 @@ def prove(model: Classifier, run: Run, tolerance: float) -> float:
 
 
 @contextlib.contextmanager
-def complete_or_nothing(destination: Path) -> Iterator[Path]:
-    """Gives the path to write a file or folder to; all that was written beside it moves with it.
-
-    Nothing is moved if the body fails: until then it is all in a hidden folder, which is removed.
-    """
-    made = not destination.parent.exists()  # of a SavedModel's first version
-    destination.parent.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=destination.parent))
+def folder_of_versions(folder: Path) -> Iterator[None]:
+    """Makes a folder if there is none, and removes it if the body leaves it empty."""
+    made = not folder.exists()
+    folder.mkdir(exist_ok=True)
     try:
-        yield folder / destination.name
-        # The destination last: whoever sees it, sees the whole.
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == destination.name):
-            if destination.with_name(path.name).exists():  # it came meanwhile
-                raise FileExistsError(f"{destination.with_name(path.name)} exists and is kept.")
-            os.rename(path, destination.with_name(path.name))
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if made and not any(destination.parent.iterdir()):
-            destination.parent.rmdir()
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def next_version(folder: Path) -> int:

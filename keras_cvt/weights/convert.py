@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_cvt import checkpoints, models
-from keras_cvt._files import beside, check_file
+from keras_cvt._files import check_file, replacing
 from keras_cvt.architecture import (
     VARIANTS,
     StageConfig,
@@ -84,7 +84,7 @@ def convert(
             classes=classes or 1000,
             pooling=pooling if norm and classes is None else None,
         )
-    with beside(destination) as temporary:
+    with replacing(destination) as temporary:
         if destination.suffix == ".keras":
             model.save(temporary)
         else:

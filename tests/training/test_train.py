@@ -24,7 +24,6 @@ from training.engine import loop
 from training.engine.errors import RunError
 from training.engine.model import build_model
 from training.engine.step import Trainer
-from training.files import replacing, write_text
 from training.runs.run_checkpoints import RunCheckpoints
 
 # One stage with two blocks: all kinds of weights, class token and drop path, and quick to trace.
@@ -572,32 +571,6 @@ def test_interrupting_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(startup, "make_deterministic", interrupted)
     assert train.main(["--config", "digits", "--run-dir", str(tmp_path)]) == 130
     assert "goes on" in capsys.readouterr().out
-
-
-# ---- files
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "report.json"
-    write_text(path, "old")
-    with pytest.raises(RuntimeError), replacing(path) as beside:
-        beside.write_text("half")
-        assert path.read_text() == "old"
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
-    write_text(path, "new")
-    assert path.read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
-
-
-def test_a_folder_is_replaced_whole(tmp_path):
-    for content in ("old", "new"):
-        with replacing(tmp_path / "saved_model") as beside:
-            beside.mkdir()
-            (beside / content).write_text(content)
-    assert [p.name for p in (tmp_path / "saved_model").iterdir()] == ["new"]
-    assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
 
 
 # ---- demo

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 import keras_cvt
+from keras_cvt._files import replacing, write_text
 from training import data, distribute, optim
 from training.config import Config, ConfigError
 from training.engine.callbacks import Diverged, Recorder, Stopped
@@ -25,7 +26,6 @@ from training.engine.model import build_model
 from training.engine.report import make_report
 from training.engine.state import Progress, State
 from training.engine.step import Trainer
-from training.files import replacing, write_text
 from training.runs import curves
 from training.runs.folder import RunFolder
 from training.runs.run_checkpoints import RunCheckpoint, RunCheckpointError, RunCheckpoints
@@ -147,8 +147,8 @@ class TrainingRun:
                 self._config.replace(weights=None), self._images, activation="softmax"
             )
             model.set_weights(weights)
-            with replacing(folder.model) as beside:
-                model.save(beside)
+            with replacing(folder.model) as temporary:
+                model.save(temporary)
             curves.save(self.progress.epochs, folder.curves)
             write_text(folder.report, json.dumps(report, indent=2) + "\n")
         return report

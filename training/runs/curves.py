@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.files import replacing
+from keras_cvt._files import replacing
 
 Epochs = list[dict[str, float]]  # as `training.engine.state.Progress.epochs`
 
@@ -55,8 +55,8 @@ def _panels(path: Path) -> Iterator[tuple[Any, Any, Any]]:
         axes.grid(alpha=0.3)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(top=1)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def _draw(axes: Any, epochs: Epochs, key: str, **style: Any) -> None:

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from keras_cvt._files import write_text
 from training import config as configs
 from training.config import Config, ConfigError
-from training.files import write_text
 from training.runs.run_checkpoints import RunCheckpoints
 
 

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from training.files import replacing
+from keras_cvt._files import PREFIX, remove, replacing
 from training.runs.lock import print_warning
 
 _FORMAT = 1
@@ -116,16 +116,15 @@ class RunCheckpoints:
             record["data"] = next(
                 (name for name in names if not (self._folder / name).exists()), names[0]
             )
-            with replacing(self._folder / record["data"]) as beside, open(beside, "wb") as file:
+            with (
+                replacing(self._folder / record["data"], durable=True) as temporary,
+                open(temporary, "wb") as file,
+            ):
                 record["sha256"] = write_arrays(file, checkpoint.arrays)
-                _flush(file)
             record["size"] = size
-            self._sync_folder()
             record["checksum"] = _checksum(record)
-            with replacing(self._json(step)) as beside, open(beside, "wb") as file:
-                file.write(json.dumps(record).encode())
-                _flush(file)
-            self._sync_folder()
+            with replacing(self._json(step), durable=True) as temporary:
+                temporary.write_text(json.dumps(record), encoding="utf-8")
         except OSError as error:
             raise self._disk_error(step, needed, error) from error
         finally:
@@ -219,8 +218,8 @@ class RunCheckpoints:
 
     def _remove_leftovers(self) -> None:
         """Removes what belongs to no checkpoint: of processes that were killed, or just replaced."""
-        for path in self._folder.glob(".partial-step-*"):
-            path.unlink()
+        for path in self._folder.glob(f"{PREFIX}step-*"):
+            remove(path)
         for path in self._folder.glob("step-*.safetensors"):
             match = _FILE.fullmatch(path.name)
             if match and not self._is_needed(path.name, int(match["step"])):
@@ -234,14 +233,6 @@ class RunCheckpoints:
         except RunCheckpointError:  # of a newer version, or damaged: not ours to throw away
             return True
 
-    def _sync_folder(self) -> None:
-        """Makes the renaming of files last, also if the power fails."""
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
     def _disk_error(self, step: int, needed: int, error: OSError) -> DiskError:
         problem = error.strerror or str(error)
         if error.errno in _NO_SPACE and self._folder.exists():
@@ -254,11 +245,6 @@ class RunCheckpoints:
             error.errno,
             f"The checkpoint of step {step} can't be written to {self._folder}: {problem}. {rest}.",
         )
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _checksum(record: dict[str, Any]) -> str:

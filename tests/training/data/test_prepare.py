@@ -12,7 +12,6 @@ from pathlib import Path
 
 import imagenet_tars
 import pytest
-import tensorflow as tf
 from programs import CHECKOUT
 
 from keras_cvt.imagenet import labels as english
@@ -52,7 +51,8 @@ FILES = {
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
@@ -117,7 +117,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, file_format):
     assert [name for name in sorted(left) if f".{file_format}-" in name and name[0] != "."] == [
         f"images-train.{file_format}-{i:05}-of-00004" for i in range(2)
     ]
-    assert f".partial-images-train.{file_format}-00002-of-00004" in left
+    partial = f"images-train.{file_format}-00002-of-00004"
+    assert f".partial-{partial}/{partial}" in left
     assert "dataset_info.json" not in left
 
     whole = tmp_path / "whole"

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_cvt._files import replacing, write_text
 from training import _internal
 from training._messages import one_line
 from training.config import ConfigError
 from training.data.records.part import Part
-from training.files import replacing, write_text
 
 SEED = 0  # of the images' order
 
@@ -154,7 +154,7 @@ def _write(
 ) -> dict[str, Any]:
     """Writes a record file with these images; returns what is in it."""
     done = {"images": 0, "bytes": 0, "damaged": []}
-    with replacing(path) as beside, _writer(beside, file_format) as write:
+    with replacing(path) as temporary, _writer(temporary, file_format) as write:
         for row, (content, damage) in zip(rows, contents, strict=True):
             name = part.names[row]
             if damage:
