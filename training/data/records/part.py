@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from training._messages import one_line
+from keras_cvt._messages import one_line
 from training.config import ConfigError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from training._messages import one_line
+from keras_cvt._messages import one_line
 from training.config import ConfigError
 from training.data import sources
 from training.data.records.tars import TRAIN_TAR, VALIDATION_TAR

@@ -16,8 +16,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_cvt._files import replacing, write_text
+from keras_cvt._messages import one_line
 from training import _internal
-from training._messages import one_line
 from training.config import ConfigError
 from training.data.records.part import Part
 

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from training._messages import one_line, some
+from keras_cvt._messages import one_line, some
 from training.config import ConfigError
 from training.data.sources.source import SUFFIXES, Example, RandomAccess, named
 from training.data.sources.splits import choose, usual_split

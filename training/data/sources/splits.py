@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_cvt._messages import one_line
 from training import _internal
-from training._messages import one_line
 from training.config import ConfigError
 
 # The splits of a part, where no other is asked for; the first that is there is taken.

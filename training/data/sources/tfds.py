@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_cvt._messages import one_line, some
 from training import _internal
-from training._messages import one_line, some
 from training.config import ConfigError
 from training.data.sources.record_files import (
     ArrayRecords,

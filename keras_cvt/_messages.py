@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 def some(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, for a message of one line."""
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return " ".join((getattr(error, "message", "") or str(error) or type(error).__name__).split())
