@@ -5,7 +5,7 @@
     export.to_onnx(model, "cvt13.onnx")
     export.to_openvino(model, "cvt13.xml")         # for Intel's processors
 
-Each file is run by its own runtime on a real picture, and removed if it says something else than Keras.
+Each file is run by its own runtime on a real picture, and removed if it answers otherwise than Keras.
 The runtimes are `pip install "keras_cvt[export]"`. The models must run on Keras' TensorFlow backend.
 """
 
@@ -17,15 +17,15 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-
-from keras_cvt._files import check_folder, replacing
+from keras_cvt._files import replacing
 from keras_cvt._validation import unknown_choice
-from keras_cvt.export import common
-from keras_cvt.export.common import ExportError
-from keras_cvt.inference.predict import find_images
+from keras_cvt.export import outputs
+from keras_cvt.export.formats import FORMATS, QUANTIZATIONS, ExportError
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = [
     "FORMATS",
@@ -39,34 +39,6 @@ __all__ = [
     "to_openvino",
     "to_saved_model",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """A format that can be written.
-
-    Attributes:
-        room: the module that writes it, imported when it is needed: its packages are large.
-        packages: the modules that must be there to write and to run it.
-        suffix: of its files; "" for a folder.
-    """
-
-    room: str
-    packages: tuple[str, ...]
-    suffix: str
-
-
-FORMATS = {
-    "savedmodel": Format("saved_model", ("tensorflow",), ""),
-    "litert": Format("litert", ("tensorflow", "ai_edge_litert", "flatbuffers"), ".tflite"),
-    "onnx": Format("onnx", ("tensorflow", "tf2onnx", "onnx", "onnxruntime"), ".onnx"),
-    "openvino": Format("openvino", ("tensorflow", "openvino"), ".xml"),
-}
-
-# The largest difference from Keras that is borne by default, as a share of the largest probability.
-# Rounding alone makes less than a tenth of each (README's table). A model is usable or not by its
-# accuracy on images of its own kind, which nobody but its owner can measure: this finds broken files.
-QUANTIZATIONS = {"none": 1e-4, "float16": 0.02, "dynamic": 0.3, "int8": 0.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +88,8 @@ def check(
             f"format {format!r} needs {', '.join(missing)}, which is not installed: "
             "pip install 'keras_cvt[export]'"
         )
+    import keras  # not before it is needed: it takes seconds
+
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             f"Export needs Keras on TensorFlow, here it is on {keras.backend.backend()}: set "
@@ -142,35 +116,7 @@ def check(
     if tolerance is not None and not tolerance > 0:
         raise ExportError(f"`tolerance` must be above 0. Received {tolerance}.")
 
-    path = Path(path)
-    check_folder(path)
-    if format == "savedmodel":
-        number = common.next_version(path) if version is None else version
-        if number < 1:
-            raise ExportError(f"`version` must be at least 1. Received {number}.")
-        path = path / str(number)
-    elif path.suffix != kind.suffix:
-        raise ExportError(f"A file of the format {format!r} ends in {kind.suffix}: not {path}.")
-    companions = [path.with_suffix(".bin")] if format == "openvino" else []
-    for file in [path, *companions]:
-        if file.exists():
-            raise ExportError(f"{file} exists and is kept: remove it, or give another path.")
-    return path
-
-
-def calibration_images(folder: str | os.PathLike) -> list[str]:
-    """The images below a folder.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ExportError: if no image is in it.
-    """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} with images to calibrate by.")
-    found = find_images([folder])
-    if found == [os.fspath(folder)]:
-        raise ExportError(f"There is no image in {folder} to calibrate by.")
-    return found
+    return outputs.check(format, Path(path), version)
 
 
 def export(
@@ -190,7 +136,7 @@ def export(
     batch_size: int | None = None,
     tolerance: float | None = None,
 ) -> Exported:
-    """Writes a classifier for another runtime, and proves there that it answers as Keras does.
+    """Writes a classifier for another runtime, and verifies there that it answers as Keras does.
 
     Its input are images, float32 (batch, height, width, channels), preprocessed as in training; its
     output probabilities (batch, classes). A SavedModel has more, see `keras_cvt.export.saved_model`.
@@ -228,26 +174,26 @@ def export(
         batch_size=batch_size,
         tolerance=tolerance,
     )
+    from keras_cvt.export.classifier import classifier
+    from keras_cvt.export.verify import verify_probabilities
+
     if format == "litert":
         batch_size = batch_size or 1
-    classifier = common.classifier(
+    exported = classifier(
         model, labels, image_size, crop, mean, std, batch_size=batch_size, any_size=any_size
     )
     tolerance = QUANTIZATIONS[quantize] if tolerance is None else tolerance
-    room: Any = importlib.import_module(f"{__name__}.{FORMATS[format].room}")
-    with (
-        common.folder_of_versions(path.parent),
-        replacing(path, overwrite=False) as temporary,
-    ):
+    module: Any = importlib.import_module(f"{__name__}.{FORMATS[format].module}")
+    with outputs.folder_of_versions(path.parent), replacing(path, overwrite=False) as temporary:
         if format == "litert":
             images = calibration_images(calibration) if quantize == "int8" else []
-            room.write(classifier, temporary, quantize, images)
+            module.write(exported, temporary, quantize, images)
         else:
-            room.write(classifier, temporary)
-        found = common.prove(classifier, room.load(temporary), tolerance)
+            module.write(exported, temporary)
+        found = verify_probabilities(exported, module.load(temporary), tolerance)
         if format == "savedmodel":
-            room.prove_pictures(classifier, temporary)
-        size = sum(map(common.size_of, temporary.parent.iterdir()))
+            module.verify_pictures(exported, temporary)
+        size = sum(map(outputs.size, temporary.parent.iterdir()))
     return Exported(path, size, found)
 
 
@@ -269,3 +215,20 @@ def to_onnx(model: keras.Model, path: str | os.PathLike, **options: Any) -> Expo
 def to_openvino(model: keras.Model, path: str | os.PathLike, **options: Any) -> Exported:
     """An `.xml` file and, beside it, a `.bin` file for OpenVINO. Options: as in `export`."""
     return export(model, "openvino", path, **options)
+
+
+def calibration_images(folder: str | os.PathLike) -> list[str]:
+    """The images below a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ExportError: if no image is in it.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} with images to calibrate by.")
+    from keras_cvt.inference.predict import find_images
+
+    found = find_images([folder])
+    if found == [os.fspath(folder)]:
+        raise ExportError(f"There is no image in {folder} to calibrate by.")
+    return found

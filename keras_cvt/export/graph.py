@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from keras_cvt.export.common import Classifier
+from keras_cvt.export.classifier import Classifier
 
 
 def forward(model: Classifier) -> tf.types.experimental.GenericFunction:

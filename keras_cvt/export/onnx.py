@@ -1,4 +1,4 @@
-"""ONNX, written by tf2onnx and proven by onnxruntime."""
+"""ONNX, written by tf2onnx and verified in onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import onnxruntime
 import tf2onnx
 
 from keras_cvt.export import graph
-from keras_cvt.export.common import Classifier, ExportError, Run
+from keras_cvt.export.classifier import Classifier
+from keras_cvt.export.formats import ExportError
+from keras_cvt.export.verify import Run
 
 OPSET = 18
 

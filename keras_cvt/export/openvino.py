@@ -2,7 +2,7 @@
 
 The weights are float32. OpenVINO may still calculate in less: by itself it takes bfloat16 where the
 processor has it, and then its probabilities differ from Keras' by some thousandths.
-`INFERENCE_PRECISION_HINT: f32` keeps it from that, and is what the file is proven with.
+`INFERENCE_PRECISION_HINT: f32` keeps it from that, and is what the file is verified with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 import openvino
 
 from keras_cvt.export import graph
-from keras_cvt.export.common import Classifier, Run
+from keras_cvt.export.classifier import Classifier
+from keras_cvt.export.verify import Run
 
 
 def write(model: Classifier, path: Path) -> None:

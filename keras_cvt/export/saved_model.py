@@ -28,7 +28,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cvt.export import graph
-from keras_cvt.export.common import PICTURE, Classifier, ExportError, Run, difference
+from keras_cvt.export.classifier import Classifier
+from keras_cvt.export.formats import ExportError
+from keras_cvt.export.verify import PICTURE, Run, difference
 from keras_cvt.images import graph as pictures
 
 TOP = 5
@@ -180,7 +182,7 @@ def signatures(path: Path) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     return loaded_signatures
 
 
-def prove_pictures(model: Classifier, path: Path) -> None:
+def verify_pictures(model: Classifier, path: Path) -> None:
     """Asks `serve_bytes` and `features` about a real picture.
 
     Raises:

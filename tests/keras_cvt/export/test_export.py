@@ -26,7 +26,8 @@ import keras_cvt
 from colab import loopback
 from keras_cvt import export
 from keras_cvt.cli import main
-from keras_cvt.export import common, litert, onnx, openvino, saved_model
+from keras_cvt.export import litert, onnx, openvino, outputs, saved_model
+from keras_cvt.export.classifier import classifier
 from training.demo import answer_without_keras
 
 LABELS = ("china", "flower", "bird", "müll", "cat")
@@ -223,7 +224,7 @@ def test_broken_files_do_not_fail_their_batch(signatures, photos, tmp_path):
 @pytest.mark.parametrize("crop", (0.875, None))
 @pytest.mark.parametrize("size", ((224, 224), (96, 160)))
 def test_pictures_are_read_as_by_load_image(tmp_path, crop, size):
-    model = common.classifier(small(size), LABELS, crop=crop)
+    model = classifier(small(size), LABELS, crop=crop)
     photo = Image.fromarray(load_sample_images().images[0]).resize((501, 333))
     transparent = photo.convert("RGBA")
     transparent.putalpha(photo.convert("L"))
@@ -332,7 +333,7 @@ def test_warm_up_requests_can_be_answered(served, signatures):
 
 
 def test_versions_are_never_replaced(served, folder, capsys):
-    assert common.next_version(served) == 3
+    assert outputs.next_version(served) == 3
     before = (served / "2" / "saved_model.pb").stat().st_mtime_ns
     assert run(folder, "savedmodel", served, "--version", 2) == 2
     assert "exists" in capsys.readouterr().err
@@ -521,8 +522,8 @@ def test_wrong_models(tmp_path):
             export.to_onnx(model, tmp_path / "a.onnx", **options)
 
     model = small((32, 32))
-    wrong(model, "5 classes apart, but there are no labels")
-    wrong(model, "5 classes apart, but there are 2 labels", labels=["a", "b"])
+    wrong(model, "5 outputs, but there are no labels")
+    wrong(model, "5 outputs, but there are 2 labels", labels=["a", "b"])
     wrong(model, "a number for each of the 3 channels", labels=LABELS, mean=[0.5], std=[0.5])
     wrong(model, "`std` must be above 0", labels=LABELS, mean=[0] * 3, std=[1, 1, 0])
     wrong(model, "crop must be", labels=LABELS, crop=2)

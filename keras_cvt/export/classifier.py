@@ -1,32 +1,21 @@
-"""What all formats share: the model as it is exported, and the proof that a file answers as it does."""
+"""The classifier that is exported, and everything around it that a format writes down."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from keras_cvt import imagenet
 from keras_cvt.deployment import deploy
+from keras_cvt.export.formats import ExportError
 from keras_cvt.images.load import load
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
 from keras_cvt.structure import stage_configs
-
-# A NASA photograph (public domain) of Eileen Collins. It proves an export, and warms up a server.
-PICTURE = Path(__file__).with_name("astronaut.jpg")
-
-# Images, float32 (batch, height, width, channels), preprocessed -> probabilities (batch, classes).
-Run = Callable[[np.ndarray], np.ndarray]
-
-
-class ExportError(ValueError):
-    """A model can't be exported as asked, or what was written is not the same function."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +96,7 @@ def classifier(
         labels = imagenet.labels()
     if labels is None or len(labels) != classes:
         raise ExportError(
-            f"The model tells {classes} classes apart, but there are "
+            f"The model has {classes} outputs, but there are "
             f"{'no' if labels is None else len(labels)} labels. Give the name of each class."
         )
     channels = model.input_shape[-1]
@@ -154,73 +143,3 @@ def prepare(model: keras.Model) -> keras.Model:
         probabilities = keras.layers.Softmax(name="probabilities")(probabilities)
     outputs = {"probabilities": probabilities, "features": head.input}
     return keras.Model(model.input, outputs, name=model.name)
-
-
-def difference(answers: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of two arrays, as a share of the largest expected value: whether many
-    classes share the probability or one has it all, a wrong answer is seen. Infinite where the shapes
-    differ or an answer is no number."""
-    if answers.shape != expected.shape or not np.isfinite(answers).all():
-        return float("inf")
-    return float(np.abs(answers - expected).max() / np.abs(expected).max())
-
-
-def prove(model: Classifier, run: Run, tolerance: float) -> float:
-    """Asks a written file and Keras about a real picture, in all the shapes that were promised.
-
-    Args:
-        model: what was written.
-        run: answers in the file's own runtime.
-        tolerance: the largest `difference` that is borne.
-
-    Returns:
-        The largest difference found.
-
-    Raises:
-        ExportError: if it is more than `tolerance`.
-    """
-    height, width = model.image_size
-    sizes = [(height, width)]
-    if model.any_size:
-        sizes.append((height + 16, width + 32))
-    found = 0.0
-    for size in sizes:
-        picture = model.load(PICTURE, size)
-        for count in [1, 2] if model.batch_size is None else [model.batch_size]:
-            # Every other image is mirrored: rows that are mixed up are found out, too.
-            flips = [picture, picture[:, :, ::-1]]
-            images = np.concatenate([flips[i % 2] for i in range(count)])
-            found = max(found, difference(run(images), model.probabilities(images)))
-    if not found <= tolerance:
-        raise ExportError(
-            f"The exported file differs from Keras' probabilities by {found:.1e} of the largest, more "
-            f"than the tolerance {tolerance:.1e}. It was removed."
-        )
-    return found
-
-
-@contextlib.contextmanager
-def folder_of_versions(folder: Path) -> Iterator[None]:
-    """Makes a folder if there is none, and removes it if the body leaves it empty."""
-    made = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        yield
-    finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def next_version(folder: Path) -> int:
-    """The number after the last version in a model's folder; 1 if there is none."""
-    if folder.exists() and not folder.is_dir():
-        raise ExportError(f"{folder} is a file; a SavedModel is a folder.")
-    found = folder.iterdir() if folder.is_dir() else ()
-    return 1 + max((int(path.name) for path in found if path.name.isdecimal()), default=0)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
