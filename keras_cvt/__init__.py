@@ -1,6 +1,6 @@
 """CvT, the Convolutional vision Transformer (Wu et al. 2021), for Keras 3."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_cvt import _lazy
 
@@ -65,16 +65,30 @@ __all__ = [
     "weights",
 ]
 
-# Keras takes seconds to import, so what is above is imported when it is first asked for: command
-# lines are answered at once. The layers are there for `keras.saving.load_model` all the same.
+# Importing this package does not import Keras, so command lines are answered at once.
+__getattr__, __dir__ = _lazy.attach(
+    __name__,
+    {
+        "analysis.attention": ("AttentionMaps", "attention_maps", "plot_attention"),
+        "analysis.complexity": ("complexity",),
+        "analysis.diagram": ("draw",),
+        "architecture": ("StageConfig", "stages_from_spec"),
+        "deployment": ("deploy",),
+        "imagenet": ("decode_predictions", "load_image", "preprocess_input"),
+        "layers": (
+            "MLP",
+            "ClassToken",
+            "ConvEmbedding",
+            "ConvProjection",
+            "ConvProjectionAttention",
+            "CvTBlock",
+            "DropPath",
+            "PositionEmbedding",
+            "quick_gelu",
+        ),
+        "models": ("CvT", "CvT13", "CvT21", "CvTW24", "feature_pyramid"),
+    },
+    ("checkpoints", "export", "imagenet", "weights"),
+)
+# But `keras.saving.load_model` knows the layers after `import keras_cvt`, whichever comes first.
 _lazy.with_keras("keras_cvt.layers")
-
-
-def __getattr__(name: str) -> Any:
-    value = _lazy.load(name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

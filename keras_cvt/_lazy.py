@@ -1,4 +1,4 @@
-"""The package's public names, each imported when it is first asked for."""
+"""Public names that are imported when they are first asked for: Keras takes seconds to import."""
 
 from __future__ import annotations
 
@@ -6,41 +6,36 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Module: the public names that it has.
-NAMES = {
-    "analysis.attention": ("AttentionMaps", "attention_maps", "plot_attention"),
-    "analysis.complexity": ("complexity",),
-    "analysis.diagram": ("draw",),
-    "architecture": ("StageConfig", "stages_from_spec"),
-    "deployment": ("deploy",),
-    "imagenet": ("decode_predictions", "load_image", "preprocess_input"),
-    "layers": (
-        "MLP",
-        "ClassToken",
-        "ConvEmbedding",
-        "ConvProjection",
-        "ConvProjectionAttention",
-        "CvTBlock",
-        "DropPath",
-        "PositionEmbedding",
-        "quick_gelu",
-    ),
-    "models": ("CvT", "CvT13", "CvT21", "CvTW24", "feature_pyramid"),
-}
-MODULES = ("checkpoints", "export", "imagenet", "weights")
 
-_HOMES = {name: module for module, names in NAMES.items() for name in names}
+def attach(
+    package: str, names: Mapping[str, Sequence[str]], modules: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package whose names are imported late (PEP 562).
 
+    Args:
+        package: Its `__name__`.
+        names: The public names of each of its modules.
+        modules: The modules that are public themselves.
+    """
+    homes = {name: f"{package}.{module}" for module, found in names.items() for name in found}
 
-def load(name: str) -> Any:
-    """A public name of the package; AttributeError if there is none."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"keras_cvt.{_HOMES[name]}"), name)
-    if name in MODULES:
-        return importlib.import_module(f"keras_cvt.{name}")
-    raise AttributeError(f"module 'keras_cvt' has no attribute {name!r}")
+    def get(name: str) -> Any:
+        if name in homes:
+            value = getattr(importlib.import_module(homes[name]), name)
+        elif name in modules:
+            value = importlib.import_module(f"{package}.{name}")
+        else:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def listed() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes, *modules})
+
+    return get, listed
 
 
 def with_keras(module: str) -> None:

@@ -1,14 +1,19 @@
 """Weights of a model: what is published, where it is had, and how a checkpoint fills a model."""
 
-from keras_cvt.weights.loading import (
-    DownloadError,
-    Weights,
-    describe,
-    find,
-    named_variables,
-    open_weights,
-)
-from keras_cvt.weights.published import PUBLISHED, Published, names_of, table
+from typing import TYPE_CHECKING
+
+from keras_cvt import _lazy
+
+if TYPE_CHECKING:
+    from keras_cvt.weights.loading import (
+        DownloadError,
+        Weights,
+        describe,
+        find,
+        named_variables,
+        open_weights,
+    )
+    from keras_cvt.weights.published import PUBLISHED, Published, names_of, table
 
 __all__ = [
     "PUBLISHED",
@@ -22,3 +27,19 @@ __all__ = [
     "open_weights",
     "table",
 ]
+
+# The table of published weights is had without Keras.
+__getattr__, __dir__ = _lazy.attach(
+    __name__,
+    {
+        "loading": (
+            "DownloadError",
+            "Weights",
+            "describe",
+            "find",
+            "named_variables",
+            "open_weights",
+        ),
+        "published": ("PUBLISHED", "Published", "names_of", "table"),
+    },
+)

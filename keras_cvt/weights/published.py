@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_cvt._tables import aligned
+
 
 @dataclasses.dataclass(frozen=True)
 class Published:
@@ -67,11 +69,7 @@ def table() -> str:
         )
         for row in PUBLISHED
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
-    )
+    return "\n".join(aligned([head, *rows]))
 
 
 def names_of(model: str) -> str:

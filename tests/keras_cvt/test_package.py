@@ -9,26 +9,20 @@ from pathlib import Path
 import pytest
 
 import keras_cvt
-from keras_cvt import _lazy
 
 
-def test_public_names_are_the_same_for_type_checkers_and_at_run_time():
-    tree = ast.parse(Path(keras_cvt.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("package", [keras_cvt, keras_cvt.weights])
+def test_public_names_are_the_same_for_type_checkers_and_at_run_time(package):
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    imported = {
-        alias.name: node.module.removeprefix("keras_cvt").lstrip(".")
-        for node in block.body
-        for alias in node.names
-    }
-    lazy = {name: module for module, names in _lazy.NAMES.items() for name in names}
-    assert imported == lazy | dict.fromkeys(_lazy.MODULES, "")
-    assert sorted(imported) == sorted(keras_cvt.__all__)
-    assert set(keras_cvt.__all__) <= set(dir(keras_cvt))
-    for name, module in lazy.items():
-        home = importlib.import_module(f"keras_cvt.{module}")
-        assert getattr(keras_cvt, name) is getattr(home, name)
+    checked = {alias.name: node.module for node in block.body for alias in node.names}
+    assert sorted(checked) == sorted(package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    for name, module in checked.items():
+        home = importlib.import_module(module)
+        assert package.__getattr__(name) is getattr(home, name)
     with pytest.raises(AttributeError, match="no attribute 'CvT14'"):
-        _ = keras_cvt.CvT14
+        _ = package.CvT14
 
 
 def test_keras_is_imported_when_it_is_needed_and_its_layers_are_known_then():

@@ -66,7 +66,10 @@ def test_command(tmp_path, capsys):
         (["none.json", "--output", "a.svg"], "none.json"),
         (["cut_off.json", "--output", "a.svg"], "cut_off.json is no JSON"),
         (["list.json", "--output", "a.svg"], "list.json must hold a JSON object"),
-        (["cvt13", "--output", "a.svg", "--classes", "0"], "--classes must be at least 1"),
+        (
+            ["cvt13", "--output", "a.svg", "--classes", "0"],
+            "--classes: must be an integer, at least 1",
+        ),
         (["cvt13", "--output", "a.svg", "--image-size", "1"], "at least 3 pixels"),
     ),
 )

@@ -1,0 +1,180 @@
+"""What all command lines share: their parser, the types of their arguments, errors in one line.
+
+A program's `main` is written as if nothing could go wrong, and says which errors are expected:
+
+    @command("training.prepare", {ConfigError: 2}, interrupted="The same command goes on from here.")
+    def main(argv: Sequence[str] | None = None) -> int | None:
+        arguments = parser().parse_args(argv)
+        ...
+
+    if __name__ == "__main__":
+        sys.exit(main())
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from keras_cvt._files import check_folder, check_new
+from keras_cvt._messages import one_line
+
+WRONG_USE, INTERRUPTED = 2, 130
+
+Main = Callable[[Sequence[str] | None], int | None]
+
+
+class UsageError(ValueError):
+    """Arguments that can't be understood. The message is one line.
+
+    Args:
+        message: What is wrong, and what would be right.
+        program: Which program says it; "" for the one that runs.
+    """
+
+    def __init__(self, message: str, program: str = "") -> None:
+        super().__init__(message)
+        self.program = program
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line of which a mistake is a `UsageError`, told in one line without the usage."""
+
+    def error(self, message: str):
+        raise UsageError(message, self.prog)
+
+
+def command(
+    program: str, statuses: Mapping[type[Exception], int], interrupted: str = ""
+) -> Callable[[Main], Callable[[Sequence[str] | None], int]]:
+    """Makes of a function the `main` of a program, which returns its exit status.
+
+    The function takes the arguments (None for those of the process) and returns None or a status.
+    Wrong arguments have the status 2, Ctrl-C has 130.
+
+    Args:
+        program: Its name, which begins the line that tells an error.
+        statuses: The exit status of each kind of error that is expected. The first kind that fits
+            decides. Any other error is a fault of the program, and keeps its traceback.
+        interrupted: What follows "Interrupted." after Ctrl-C. The function can say something else
+            by raising `KeyboardInterrupt(...)` itself.
+    """
+
+    def decorate(main: Main) -> Callable[[Sequence[str] | None], int]:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            return exit_status(program, lambda: main(argv), statuses, interrupted)
+
+        return run
+
+    return decorate
+
+
+def exit_status(
+    program: str,
+    function: Callable[[], int | None],
+    statuses: Mapping[type[Exception], int],
+    interrupted: str = "",
+) -> int:
+    """Does what `command` does, at once."""
+    statuses = {UsageError: WRONG_USE, **statuses}
+    try:
+        return function() or 0
+    except KeyboardInterrupt as stop:
+        said = f"Interrupted. {stop if stop.args else interrupted}"
+        print(f"\n{program}: {said.rstrip()}", file=sys.stderr)
+        return INTERRUPTED
+    except tuple(statuses) as error:
+        program = getattr(error, "program", "") or program
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        return next(status for kind, status in statuses.items() if isinstance(error, kind))
+
+
+# ---- types of arguments, for `add_argument(type=...)`
+
+
+def integer(minimum: int) -> Callable[[str], int]:
+    """An integer of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"must be an integer, at least {minimum}. Received {text!r}."
+            )
+        return value
+
+    return parse
+
+
+def number(minimum: float | None = None, above: float | None = None) -> Callable[[str], float]:
+    """A finite number of at least `minimum`, or larger than `above`."""
+    right = f"at least {minimum:g}" if above is None else f"above {above:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        fits = value >= minimum if above is None else value > above
+        if not (fits and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"must be a number, {right}. Received {text!r}.")
+        return value
+
+    return parse
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels, from "384" or "384x512"."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither SIZE nor HEIGHTxWIDTH, as in 384x512"
+        )
+    if not all(map(int, parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}: an image has at least one pixel")
+    return int(parts[0]), int(parts[-1])
+
+
+def crop(text: str) -> float | str | None:
+    """A crop as `keras_cvt.load_image` takes it: a share of a picture's side, "official" or None."""
+    if text in ("official", "none"):
+        return None if text == "none" else text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"must be official, none, or more than 0 and at most 1. Received {text!r}."
+        )
+    return value
+
+
+def check_suffix(path: Path, suffixes: Sequence[str], option: str = "--output") -> None:
+    """Refuses a file with another ending.
+
+    Raises:
+        UsageError: Which names the right ones.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} must end in {' or '.join(suffixes)}. Received {path.name}.")
+
+
+def check_new_file(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuses a path where the work's result could not be written, or something would be lost.
+
+    Raises:
+        UsageError: For another ending than one of `suffixes`.
+        OSError: If its folder does not exist, or the file does.
+    """
+    check_folder(path)
+    check_suffix(path, suffixes)
+    check_new(path)

@@ -1,0 +1,176 @@
+"""The classifier that `predict`, `explain` and `export` are asked to use."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_cvt import _commands
+from keras_cvt.cli import designs
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model with its weights, and how pictures come to it and classes to their names.
+
+    Attributes:
+        model: From preprocessed images to probabilities.
+        image_size: (height, width) of its images, in pixels.
+        crop: As in `keras_cvt.load_image`.
+        labels: (id, name) of each class; None for those of ImageNet-1k.
+        top: How many classes to name.
+    """
+
+    model: keras.Model
+    image_size: tuple[int, int]
+    crop: float | str | None
+    labels: list[tuple[str, str]] | None
+    top: int
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `open_model` reads."""
+    parser.add_argument(
+        "--model", required=True, help="cvt13, cvt21 or cvtw24; or a .keras file with its weights"
+    )
+    parser.add_argument(
+        "--weights", help="a published name or a file (default: imagenet; none for a .keras file)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=_commands.image_size,
+        metavar="SIZE",
+        help="in pixels: 384, or HEIGHTxWIDTH (default: the model's or the weights', else 224)",
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `open_classifier` reads."""
+    add_model_options(parser)
+    parser.add_argument(
+        "--top",
+        type=_commands.integer(1),
+        metavar="K",
+        help="default: 5, or all if they are fewer",
+    )
+
+
+def read_labels(path: str | None) -> list[str] | None:
+    """The names in a file, one on each line; None for no file.
+
+    Raises:
+        ValueError: If it is not text in UTF-8.
+        OSError: If it can't be read.
+    """
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+    return [line.strip() for line in lines]
+
+
+def open_model(
+    arguments: argparse.Namespace, classes: int
+) -> tuple[keras.Model, tuple[int, int] | None, float | str | None]:
+    """The model that is meant, with all its weights, those of the classifier included.
+
+    Args:
+        arguments: With the options of `add_model_options`.
+        classes: How many classes it must have, if it is a variant.
+
+    Returns:
+        The model; the image size that was asked for, or else that of the weights, or None for a
+        `.keras` file; and the crop that belongs to it.
+
+    Raises:
+        ValueError: If the model and its weights can't be what was asked for.
+        OSError: If they can't be read, or downloaded.
+    """
+    size = arguments.image_size
+    if arguments.model.endswith(".keras"):
+        if arguments.weights is not None:
+            raise ValueError(f"{arguments.model} has its own weights: leave out --weights.")
+        from keras_cvt._model_files import load_model
+
+        return load_model(arguments.model), size, "official"
+    variant = designs.variant(arguments.model)
+    from keras_cvt import models, weights
+
+    source = weights.find(arguments.weights or "imagenet", variant)
+    crop: float | str | None = "official"
+    if size is None and isinstance(source, weights.Published):
+        size, crop = (source.image_size, source.image_size), source.crop
+    size = size or (224, 224)
+    source = weights.open_weights(source)
+    source.check_classes(classes)
+    model = getattr(models, variant)(weights=source, classes=classes, input_shape=(*size, 3))
+    return model, size, crop
+
+
+def open_classifier(arguments: argparse.Namespace) -> Classifier:
+    """The classifier that is meant.
+
+    Args:
+        arguments: With the options of `add_options`.
+
+    Raises:
+        ValueError: If it is no classifier of RGB images with as many classes as there are labels.
+        OSError: If it can't be read, or downloaded.
+    """
+    labels = read_labels(arguments.labels)
+    classes = 1000 if labels is None else len(labels)
+    top = min(5, classes) if arguments.top is None else arguments.top
+    if top > classes:
+        raise ValueError(f"--top {top}: there are {classes} classes")
+    model, image_size, crop = open_model(arguments, classes)
+    image_size = _checked(arguments.model, model, image_size, classes, labels is None)
+    named = None if labels is None else [(str(i), label) for i, label in enumerate(labels)]
+    return Classifier(_with_probabilities(model), image_size, crop, named, top)
+
+
+def _checked(
+    name: str,
+    model: keras.Model,
+    image_size: tuple[int, int] | None,
+    classes: int,
+    imagenet: bool,
+) -> tuple[int, int]:
+    """Refuses a model that can't be used; returns the size of its images."""
+    from keras_cvt import structure
+
+    structure.stage_configs(model)  # says what is no CvT
+    *sides, channels = model.input_shape[1:]
+    if channels != 3:
+        raise ValueError(f"{name} takes images of {channels} channels; pictures are read as RGB.")
+    if model.output_shape[1:] != (classes,):
+        raise ValueError(
+            f"{name} must be a classifier of {classes} classes, as many as there are "
+            f"{'ImageNet classes' if imagenet else 'labels'}. Its output is {model.output_shape}. "
+            "--labels FILE names other classes."
+        )
+    if image_size is None:
+        return tuple(side or 224 for side in sides)
+    if not all(side in (None, size) for side, size in zip(sides, image_size, strict=True)):
+        raise ValueError(
+            f"{name} takes images of {sides[0]}x{sides[1]} pixels, not "
+            f"{image_size[0]}x{image_size[1]}: leave out --image-size."
+        )
+    return image_size
+
+
+def _with_probabilities(model: keras.Model) -> keras.Model:
+    import keras
+
+    if getattr(model.layers[-1], "activation", None) is not keras.activations.linear:
+        return model
+    return keras.Model(model.input, keras.layers.Softmax()(model.output), name=model.name)

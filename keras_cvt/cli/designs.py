@@ -1,0 +1,73 @@
+"""Models that are meant by their configuration alone: variants, and specs in JSON files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_cvt import _commands
+from keras_cvt._validation import unknown_choice
+from keras_cvt.architecture import VARIANTS, StageConfig, stages_from_spec
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `chosen` reads, and the image's size."""
+    parser.add_argument(
+        "model",
+        help="cvt13, cvt21 or cvtw24; or a .json file with another configuration: the official "
+        "options or Hugging Face's config.json",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=_commands.image_size,
+        default=(224, 224),
+        metavar="SIZE",
+        help="in pixels: 384, or HEIGHTxWIDTH (default: 224)",
+    )
+    parser.add_argument(
+        "--classes", type=_commands.integer(1), default=1000, metavar="N", help="default: 1000"
+    )
+
+
+def chosen(model: str) -> tuple[str, Sequence[StageConfig]]:
+    """What to call the model that is meant, and its stages.
+
+    Raises:
+        ValueError: If there is no such variant, or the file has no spec.
+        OSError: If the file can't be read.
+    """
+    if model.endswith(".json"):
+        return Path(model).stem, read_spec(model)
+    name = variant(model)
+    return name, VARIANTS[name]
+
+
+def variant(text: str) -> str:
+    """The variant that is meant by "cvt13", "CvT-13" or "cvt_13".
+
+    Raises:
+        ValueError: If there is none.
+    """
+    known = {name.lower(): name for name in VARIANTS}
+    key = text.lower().replace("-", "").replace("_", "")
+    if key not in known:
+        raise ValueError(unknown_choice("model", text, tuple(known)))
+    return known[key]
+
+
+def read_spec(path: str) -> list[StageConfig]:
+    """The stages of a spec: the official options, or Hugging Face's config.json.
+
+    Raises:
+        ValueError: If the file has something else.
+        OSError: If it can't be read.
+    """
+    try:
+        spec = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # also of text that is no UTF-8
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(spec, dict):
+        raise ValueError(f"{path} must hold a JSON object of options, not a {type(spec).__name__}.")
+    return stages_from_spec(spec)
