@@ -21,12 +21,13 @@ from keras_cvt.layers.common import (
     padded_shape,
     serializable,
 )
+from keras_cvt.layers.composite import Composite
 from keras_cvt.layers.initializers import fresh_initializer, serialized_initializer, torch_uniform
-from keras_cvt.layers.quantization import build_dense, with_quantization
+from keras_cvt.layers.quantization import build_dense
 
 
 @serializable
-class ConvProjection(keras.layers.Layer):
+class ConvProjection(Composite):
     """Depthwise convolution, then BatchNorm: the convolutional half of a convolutional projection.
 
     Args:
@@ -66,16 +67,15 @@ class ConvProjection(keras.layers.Layer):
             data_format="channels_last",
             # BatchNorm computes in float32 anyway. And in bfloat16, TensorFlow's gradient of a
             # strided depthwise convolution takes twenty times as long on a processor.
-            dtype=self.dtype_policy if deployed else self.dtype_policy.variable_dtype,
-            name="conv",
+            **self.sublayer(
+                "conv",
+                dtype=self.dtype_policy if deployed else self.dtype_policy.variable_dtype,
+            ),
         )
         self.bn = None
         if not deployed:
             self.bn = keras.layers.BatchNormalization(
-                momentum=BATCH_NORM_MOMENTUM,
-                epsilon=BATCH_NORM_EPSILON,
-                dtype=self.dtype_policy,
-                name="bn",
+                momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, **self.sublayer("bn")
             )
 
     def build(self, x_shape):
@@ -108,7 +108,7 @@ class ConvProjection(keras.layers.Layer):
 
 
 @serializable
-class ConvProjectionAttention(ExplicitShapes):
+class ConvProjectionAttention(ExplicitShapes, Composite):
     """Multi-head self-attention whose queries, keys and values come from convolutional projections.
 
     Each projection is a depthwise convolution, BatchNorm and a linear map. The class token skips
@@ -187,12 +187,11 @@ class ConvProjectionAttention(ExplicitShapes):
                 f"numbers would be dropped. Received rates {attention_dropout} and {dropout}."
             )
         if projection == "dw_bn":
-            args = {"kernel_size": kernel_size, "deployed": deployed, "dtype": self.dtype_policy}
-            args_q = {**args, "strides": strides_q, "padding": padding_q}
-            args_kv = {**args, "strides": strides_kv, "padding": padding_kv}
-            self.conv_proj_q = ConvProjection(**args_q, name="conv_proj_q")
-            self.conv_proj_k = ConvProjection(**args_kv, name="conv_proj_k")
-            self.conv_proj_v = ConvProjection(**args_kv, name="conv_proj_v")
+            of_q = (kernel_size, strides_q, padding_q, deployed)
+            of_kv = (kernel_size, strides_kv, padding_kv, deployed)
+            self.conv_proj_q = ConvProjection(*of_q, **self.sublayer("conv_proj_q"))
+            self.conv_proj_k = ConvProjection(*of_kv, **self.sublayer("conv_proj_k"))
+            self.conv_proj_v = ConvProjection(*of_kv, **self.sublayer("conv_proj_v"))
         else:
             self.conv_proj_q = self.conv_proj_k = self.conv_proj_v = None
         self.proj_q, self.proj_k, self.proj_v, self.proj = (
@@ -200,15 +199,12 @@ class ConvProjectionAttention(ExplicitShapes):
                 embed_dim,
                 use_bias=use_bias or deployed or name == "proj",
                 kernel_initializer=fresh_initializer(self.kernel_initializer),
-                dtype=self.dtype_policy,
-                name=name,
+                **self.sublayer(name),
             )
             for name in ("proj_q", "proj_k", "proj_v", "proj")
         )
-        self.attn_drop = keras.layers.Dropout(
-            attention_dropout, dtype=self.dtype_policy, name="attn_drop"
-        )
-        self.proj_drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="proj_drop")
+        self.attn_drop = keras.layers.Dropout(attention_dropout, **self.sublayer("attn_drop"))
+        self.proj_drop = keras.layers.Dropout(dropout, **self.sublayer("proj_drop"))
 
     def build(self, x_shape, class_token_shape=None):
         check_map(self, x_shape, self.embed_dim)
@@ -309,7 +305,7 @@ class ConvProjectionAttention(ExplicitShapes):
 
     def get_config(self):
         return {
-            **with_quantization(self, super().get_config()),
+            **super().get_config(),
             "embed_dim": self.embed_dim,
             "num_heads": self.num_heads,
             "projection": self.projection,

@@ -16,13 +16,14 @@ from keras_cvt.layers.common import (
     call_recomputing,
     serializable,
 )
+from keras_cvt.layers.composite import Composite
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.initializers import fresh_initializer, serialized_initializer
-from keras_cvt.layers.quantization import build_dense, with_quantization
+from keras_cvt.layers.quantization import build_dense
 
 
 @serializable
-class MLP(keras.layers.Layer):
+class MLP(Composite):
     """Two linear maps with an activation between them, on the last axis.
 
     Args:
@@ -53,15 +54,14 @@ class MLP(keras.layers.Layer):
         self.activation = get_activation(activation)
         self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = serialized_initializer(kernel_initializer)
-        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
+        self.drop = keras.layers.Dropout(dropout, **self.sublayer("drop"))
 
     def build(self, x_shape):
         self.fc1, self.fc2 = (
             keras.layers.Dense(
                 units,
                 kernel_initializer=fresh_initializer(self.kernel_initializer),
-                dtype=self.dtype_policy,
-                name=name,
+                **self.sublayer(name),
             )
             for name, units in (("fc1", self.hidden_dim), ("fc2", x_shape[-1]))
         )
@@ -77,7 +77,7 @@ class MLP(keras.layers.Layer):
 
     def get_config(self):
         return {
-            **with_quantization(self, super().get_config()),
+            **super().get_config(),
             "hidden_dim": self.hidden_dim,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
@@ -86,7 +86,7 @@ class MLP(keras.layers.Layer):
 
 
 @serializable
-class CvTBlock(ExplicitShapes):
+class CvTBlock(ExplicitShapes, Composite):
     """Transformer block with convolutional projections, normalized before each half.
 
     `x + drop_path(attention(norm1(x)))`, then `x + drop_path(mlp(norm2(x)))`, for the map and the
@@ -156,7 +156,6 @@ class CvTBlock(ExplicitShapes):
         self.activation = get_activation(activation)
         self.deployed = deployed
         self.recompute = recompute
-        policy = self.dtype_policy
         # Scale and offset go into the linear maps that follow. Convolutions can't take the offset:
         # it is not what they pad with.
         norm1_affine = not deployed or projection == "dw_bn"
@@ -164,8 +163,7 @@ class CvTBlock(ExplicitShapes):
             epsilon=LAYER_NORM_EPSILON,
             center=norm1_affine,
             scale=norm1_affine,
-            dtype=policy,
-            name="norm1",
+            **self.sublayer("norm1"),
         )
         self.attn = ConvProjectionAttention(
             embed_dim,
@@ -182,16 +180,14 @@ class CvTBlock(ExplicitShapes):
             kernel_initializer=kernel_initializer,
             deployed=deployed,
             recompute=recompute,
-            dtype=policy,
-            name="attn",
+            **self.sublayer("attn"),
         )
-        self.drop_path = DropPath(drop_path, dtype=policy, name="drop_path")
+        self.drop_path = DropPath(drop_path, **self.sublayer("drop_path"))
         self.norm2 = keras.layers.LayerNormalization(
             epsilon=LAYER_NORM_EPSILON,
             center=not deployed,
             scale=not deployed,
-            dtype=policy,
-            name="norm2",
+            **self.sublayer("norm2"),
         )
         self.mlp = MLP(
             int(embed_dim * mlp_ratio),
@@ -199,8 +195,7 @@ class CvTBlock(ExplicitShapes):
             activation=ops.silu if self.folds_activation else self.activation,
             dropout=dropout,
             kernel_initializer=kernel_initializer,
-            dtype=policy,
-            name="mlp",
+            **self.sublayer("mlp"),
         )
 
     @property
@@ -245,10 +240,10 @@ class CvTBlock(ExplicitShapes):
 
     def get_config(self):
         attention = self.attn.get_config()
-        for key in ("name", "trainable", "dtype"):
-            del attention[key]
+        for key in ("name", "trainable", "dtype", "sublayers_trainable"):
+            attention.pop(key, None)  # the block's own say more
         return {
-            **with_quantization(self, super().get_config()),
+            **super().get_config(),
             **attention,
             "mlp_ratio": self.mlp_ratio,
             "drop_path": self.drop_path.rate,

@@ -15,6 +15,7 @@ from keras_cvt.layers.common import (
     padded_shape,
     serializable,
 )
+from keras_cvt.layers.composite import Composite
 from keras_cvt.layers.initializers import linear_initializer, torch_uniform
 
 
@@ -114,7 +115,7 @@ class PositionEmbedding(keras.layers.Layer):
 
 
 @serializable
-class ConvEmbedding(keras.layers.Layer):
+class ConvEmbedding(Composite):
     """Convolutional token embedding: a convolution with overlapping patches, then LayerNorm.
 
     A non-overlapping patch embedding (Table 6) is `kernel_size=p, strides=p, padding=0`.
@@ -152,11 +153,10 @@ class ConvEmbedding(keras.layers.Layer):
             strides=self.strides,
             padding="valid",
             data_format="channels_last",
-            dtype=self.dtype_policy,
-            name="proj",
+            **self.sublayer("proj"),
         )
         self.norm = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="norm"
+            epsilon=LAYER_NORM_EPSILON, **self.sublayer("norm")
         )
 
     def build(self, x_shape):

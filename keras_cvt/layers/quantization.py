@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_cvt._keras_internal import flatten_layers
 from keras_cvt.layers.common import Shape
 
 
@@ -14,7 +15,7 @@ def with_quantization(layer: keras.Layer, config: dict[str, Any]) -> dict[str, A
     policies of those that `quantize` has changed, so that a saved model is made anew as it was."""
     quantized = {
         sublayer.path: sublayer.dtype_policy
-        for sublayer in layer._flatten_layers(include_self=False)
+        for sublayer in flatten_layers(layer)[1:]
         if sublayer.quantization_mode is not None
     }
     if not quantized:

@@ -9,6 +9,7 @@ from backend import BACKEND, compiled, gradients
 
 import keras_cvt
 from keras_cvt import layers
+from keras_cvt._keras_internal import flatten_layers, sublayers
 from keras_cvt._validation import PROJECTIONS
 from keras_cvt.layers.common import pad
 
@@ -126,6 +127,59 @@ def test_config_round_trip(case):
         np.testing.assert_array_equal(numpy(ours), numpy(theirs))
 
 
+def flags(layer):
+    return {"": layer.trainable} | {
+        f"{sublayer.name}/{path}": flag
+        for sublayer in sublayers(layer)
+        for path, flag in flags(sublayer).items()
+    }
+
+
+def freeze_all(layer):
+    layer.trainable = False
+
+
+def freeze_batch_norms(layer):
+    for sublayer in flatten_layers(layer):
+        if isinstance(sublayer, keras.layers.BatchNormalization):
+            sublayer.trainable = False
+
+
+def freeze_every_other(layer):
+    for sublayer in flatten_layers(layer)[1::2]:
+        sublayer.trainable = False
+
+
+def thaw_the_last(layer):
+    layer.trainable = False
+    flatten_layers(layer)[-1].trainable = True
+
+
+@pytest.mark.parametrize(
+    "freeze", [freeze_all, freeze_batch_norms, freeze_every_other, thaw_the_last]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_a_config_has_every_trainable_flag(case, freeze):
+    layer, channels, token, _ = make(case)
+    shapes = [x.shape for x in inputs_of(channels, token)]
+    layer.build(*shapes)
+    assert "sublayers_trainable" not in layer.get_config()  # where there is nothing to say
+    freeze(layer)
+    config = json.loads(json.dumps(layer.get_config()))
+    twin = type(layer).from_config(config)
+    assert json.loads(json.dumps(twin.get_config())) == config  # before it is built, too
+    twin.build(*shapes)
+    assert json.loads(json.dumps(twin.get_config())) == config
+    assert flags(twin) == flags(layer)
+    assert [w.trainable for w in twin.weights] == [w.trainable for w in layer.weights]
+    assert [w.path for w in twin.trainable_weights] == [w.path for w in layer.trainable_weights]
+    twin = type(layer).from_config(config)
+    twin.trainable = False  # what is set afterwards counts
+    twin.trainable = True
+    twin.build(*shapes)
+    assert set(flags(twin).values()) == {True}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_weight_has_a_gradient(case):
     layer, channels, token, _ = make(case)
@@ -164,7 +218,7 @@ def test_dtype_policies(case, policy):
     for output in outputs:
         assert keras.backend.standardize_dtype(output.dtype) == compute
         assert np.isfinite(numpy(keras.ops.cast(output, "float32"))).all()
-    for sublayer in layer._flatten_layers():
+    for sublayer in flatten_layers(layer):
         # BatchNorm computes in float32 what its convolution gives it.
         expected = variable if sublayer.name == "conv" else policy
         assert sublayer.dtype_policy.name == expected, sublayer.name
