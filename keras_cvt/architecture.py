@@ -181,6 +181,19 @@ VARIANTS: dict[str, tuple[StageConfig, ...]] = {
 }
 
 
+def variant_named(name: str) -> str:
+    """The key in `VARIANTS` of a name as users write it: "cvt13", "CvT-13" and "cvt_13" are "CvT13".
+
+    Raises:
+        ValueError: For another name, with those that there are.
+    """
+    known = {variant.lower(): variant for variant in VARIANTS}
+    key = name.lower().replace("-", "").replace("_", "")
+    if key not in known:
+        raise ValueError(unknown_choice("model", name, tuple(known)))
+    return known[key]
+
+
 def as_stage(index: int, stage: StageConfig | Mapping[str, Any]) -> StageConfig:
     if isinstance(stage, StageConfig):
         return stage

@@ -13,12 +13,14 @@ In each block
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
 from keras_cvt import layers
 from keras_cvt.layers.common import BATCH_NORM_EPSILON
-from keras_cvt.structure import stage_configs
+from keras_cvt.structure import structure_of, weights_by_path
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,25 +33,38 @@ _OWN_LAYERS = (
 
 
 def deploy(model: keras.Model) -> keras.Model:
-    """The same function as a trained model's, with what only training needs folded into the weights.
+    """Folds what only training needs into a model's weights, for faster inference.
 
     Args:
-        model: made by `CvT13`, `CvT21`, `CvTW24` or `CvT`, or `feature_pyramid` of one, of any
-            configuration, input size and dtype policy. It stays as it is.
+        model: A `keras.Model` made by `CvT13`, `CvT21`, `CvTW24`, `CvT` or `feature_pyramid`, of any
+            configuration, input size and dtype policy. Or a functional model around one: what comes
+            before the CvT and behind it is copied as it is. The model itself does not change.
 
     Returns:
-        A model with weights of its own and the same inputs, outputs and names of layers, so that
-        `feature_pyramid` takes it, too. It computes what `model(x, training=False)` computes, and is
-        not made to be trained. In float32 both agree but for rounding; weights are folded in float64
-        and then cast to the dtype in which the layer computes. A deployed model comes out equal.
+        A `keras.Model` that computes what `model(x, training=False)` computes, with weights of its own
+        and with the same inputs, outputs and layer names, so that `feature_pyramid` and
+        `attention_maps` take it, too. It is not meant to be trained. In float32, the two differ only by
+        rounding; weights are folded in float64 and then cast to the dtype in which the layer computes.
+        Deploying a deployed model gives an equal model.
 
     Raises:
-        ValueError: for a model not made here, or whose weights are quantized or have LoRA.
+        ValueError: If the model has no CvT or more than one, if the CvT is inside a layer that is not
+            a functional model, or if its weights are quantized or have LoRA.
+
+    Example:
+
+    ```python
+    model = keras.saving.load_model("model.keras")
+    deployed = keras_cvt.deploy(model)
+    deployed.save("deployed.keras")
+    ```
     """
-    stage_configs(model)  # says what is wrong with another model
+    structure_of(model).around()  # says what stands in the way
     pairs = []
 
-    def clone(layer: keras.Layer) -> keras.Layer:
+    def clone(layer: Any) -> Any:
+        if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.Lambda):
+            return layer  # a bare operation has no state; Keras does not rebuild a lambda
         config = layer.get_config()
         if isinstance(layer, _OWN_LAYERS):
             config["dtype"] = layer.compute_dtype
@@ -63,7 +78,7 @@ def deploy(model: keras.Model) -> keras.Model:
         pairs.append((layer, twin))
         return twin
 
-    deployed = keras.models.clone_model(model, clone_function=clone)
+    deployed = keras.models.clone_model(model, clone_function=clone, recursive=True)
     for layer, twin in pairs:
         if isinstance(layer, layers.CvTBlock):
             _assign(twin, _fold(layer))
@@ -74,7 +89,7 @@ def deploy(model: keras.Model) -> keras.Model:
 
 
 def _assign(block: layers.CvTBlock, weights: Arrays) -> None:
-    variables = {_name(block, variable): variable for variable in block.weights}
+    variables = weights_by_path(block)
     if variables.keys() != weights.keys():
         unknown = ", ".join(sorted(variables.keys() ^ weights.keys()))
         raise ValueError(
@@ -85,16 +100,11 @@ def _assign(block: layers.CvTBlock, weights: Arrays) -> None:
         variable.assign(weights[name])
 
 
-def _name(block: layers.CvTBlock, variable: keras.Variable) -> str:
-    """A variable's path within its block."""
-    return variable.path[variable.path.index(f"{block.name}/") + len(block.name) + 1 :]
-
-
 def _fold(block: layers.CvTBlock) -> Arrays:
     """The weights of the deployed block, by their paths in it."""
     weights = {
-        _name(block, variable): keras.ops.convert_to_numpy(variable).astype("float64")
-        for variable in block.weights
+        path: keras.ops.convert_to_numpy(variable).astype("float64")
+        for path, variable in weights_by_path(block).items()
     }
     if block.deployed:
         return weights

@@ -17,6 +17,7 @@ from tensorflow.python.distribute import input_lib
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 from tensorflow.python.framework import config as switches
 
+from keras_cvt import _keras_internal
 from keras_cvt._files import replacing
 
 # ---- layers and graphs of Keras
@@ -27,7 +28,7 @@ def flatten_layers(model: keras.Model) -> list[keras.Layer]:
 
     The seeds in the checkpoints of runs are numbered in this order.
     """
-    return model._flatten_layers()
+    return _keras_internal.flatten_layers(model)
 
 
 def producer(tensor: keras.KerasTensor) -> Any:

@@ -25,7 +25,7 @@ import numpy as np
 from keras_cvt import layers
 from keras_cvt.architecture import StageConfig, conv_output_size
 from keras_cvt.layers.common import linear_interpolation
-from keras_cvt.structure import stage_configs
+from keras_cvt.structure import structure_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,21 +69,22 @@ def attention_maps(model: keras.Model, images: Any) -> AttentionMaps:
     is brought to the map's resolution first.
 
     Args:
-        model: made by `CvT13`, `CvT21`, `CvTW24` or `CvT`, with a class token in its last stage, or
-            what `deploy` has made of it. It is not changed.
-        images: (batch, height, width, channels), preprocessed as for `predict`. They go through the
-            model all at once.
+        model: A CvT with a class token in its last stage, or a functional model with such a CvT in
+            it, deployed or not. It is not changed.
+        images: (batch, height, width, channels), preprocessed as for the model's `predict`. They go
+            through the model all at once.
 
     Returns:
-        `AttentionMaps`: what the model computes of these images in inference.
+        `AttentionMaps`: what the model computes of these images in inference. `image_size`, `start`
+        and `stride` are in pixels of the image that enters the CvT.
 
     Raises:
-        ValueError: for a model not made here or without a class token in its last stage, or images of
-            another shape.
+        ValueError: If the model has no CvT or more than one, if the last stage has no class token, or
+            for images of another shape.
     """
-    stages = stage_configs(model)
-    last = stages[-1]
-    if not last.class_token:
+    structure = structure_of(model)
+    last = structure.stages[-1]
+    if last.class_token is None:
         raise ValueError(
             f"The attention of the class token is asked for, and the last stage of {model.name!r} has "
             "none."
@@ -94,11 +95,8 @@ def attention_maps(model: keras.Model, images: Any) -> AttentionMaps:
             f"`images` must be (batch, height, width, channels). Received shape {shape}; for one image "
             "add an axis: image[np.newaxis]."
         )
-    prefix = f"stage{len(stages) - 1}_blocks_"
-    blocks = [model.get_layer(f"{prefix}{j}") for j in range(last.depth)]
-    first = model.get_layer("stage0_patch_embed")
-    until = keras.Model(model.input, [first.input, [block.input for block in blocks]])
-    pixels, inputs = until(images, training=False)
+    blocks = last.blocks
+    pixels, inputs = structure.compute(images, [structure.image, list(map(list, last.inputs))])
     rows = []
     for block, tokens in zip(blocks, inputs, strict=True):
         # Of the last block the class token's row is all that is used.
@@ -114,7 +112,7 @@ def attention_maps(model: keras.Model, images: Any) -> AttentionMaps:
         weights[..., 1:].reshape(*weights.shape[:2], *grid.size)
         for weights, grid in zip(of_token, grids, strict=True)
     ]
-    start, stride = _centers(stages)
+    start, stride = _centers(structure.configs)
     return AttentionMaps(
         keys=tuple(keys),
         token=np.stack([weights[..., 0] for weights in of_token], axis=1),

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_cvt import structure
 from keras_cvt._validation import check_block
 from keras_cvt.architecture import StageConfig, as_stages, check_input_size, conv_output_size
+from keras_cvt.structure import structure_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +74,28 @@ def complexity(
     """Counts the parameters and multiply-adds of a model, or of a model that is not made yet.
 
     Args:
-        model_or_stages: a model made here, or stages as `CvT` takes them, which are counted with the
-            classifier.
-        input_shape: (height, width, channels) of one image. May be left out for a model that knows
-            it; otherwise (224, 224, 3).
-        classes: of the classifier, if stages are given; 0 for none.
+        model_or_stages: A model with a CvT in it, of which the CvT is counted: its stages, its final
+            norm, and a Dense directly on that norm. Or stages as `CvT` takes them, which are counted
+            with the classifier.
+        input_shape: (height, width, channels) of one image as it enters the CvT. Defaults to what the
+            model knows of it; with stages, to (224, 224, 3).
+        classes: Number of classes, if stages are given; 0 for no classifier. Defaults to 1000.
 
     Returns:
         A `Complexity`: `parameters`, `statistics`, `multiply_adds`, `computed`, and `rows` by layer;
-        of a deployed model those of the model that it was made from. Other layers are not counted.
+        for a deployed model, those of the model from which it was made. Layers around the CvT are not
+        counted.
 
     Raises:
-        ValueError: for a model not made here, or images that are too small or of unknown size.
+        ValueError: If the model has no CvT or more than one, or for images that are too small or of
+            unknown size.
+
+    Example:
+
+    ```python
+    cost = keras_cvt.complexity(keras_cvt.CvT13(weights=None))
+    print(f"{cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds")
+    ```
     """
     design = described(model_or_stages, input_shape, classes)
     rows: list[Row] = []
@@ -129,13 +139,12 @@ def described(
 ) -> Design:
     """The design of a model, or of one that is not made yet. Arguments and errors: of `complexity`."""
     if isinstance(model_or_stages, keras.Model):
-        model = model_or_stages
-        stages = structure.stage_configs(model)
-        names = {layer.name for layer in model.layers}
-        shape = tuple(model.inputs[0].shape[1:]) if input_shape is None else tuple(input_shape)
-        classes = model.get_layer("head").units if "head" in names else 0
-        norm = "norm" in names
-        token_only = "class_token" in names
+        structure = structure_of(model_or_stages)
+        stages = structure.configs
+        shape = tuple(structure.image.shape[1:]) if input_shape is None else tuple(input_shape)
+        classes = 0 if structure.classifier is None else structure.classifier.units
+        norm = structure.norm is not None
+        token_only = structure.token_only
     else:
         stages = as_stages(model_or_stages)
         for block in (block for stage in stages for block in stage.block_args()):

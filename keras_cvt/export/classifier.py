@@ -10,12 +10,13 @@ import keras
 import numpy as np
 
 from keras_cvt import imagenet
+from keras_cvt._keras_internal import flatten_layers
 from keras_cvt.deployment import deploy
 from keras_cvt.export.formats import ExportError
 from keras_cvt.images.load import load
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
-from keras_cvt.structure import stage_configs
+from keras_cvt.structure import structure_of, with_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +84,12 @@ def classifier(
     Raises:
         ExportError: naming what is wrong.
     """
-    stage_configs(model)  # says what is no CvT
-    if not any(layer.name == "head" for layer in model.layers):
-        raise ExportError("Only a classifier can be exported: a model made with include_top=True.")
-    if any(layer.quantization_mode for layer in model._flatten_layers()):
+    if structure_of(model).head is None or len(model.output_shape) != 2:
+        raise ExportError(
+            "Only a classifier can be exported: a model made with include_top=True, or one whose only "
+            "output comes from a Dense."
+        )
+    if any(layer.quantization_mode for layer in flatten_layers(model)):
         raise ExportError(
             "Keras has quantized this model, and rounds anew in each call. Export the model as it was "
             "before, with `quantize` for LiteRT."
@@ -136,10 +139,10 @@ def _with_input(model: keras.Model, size: tuple[int | None, ...]) -> keras.Model
 
 def prepare(model: keras.Model) -> keras.Model:
     """The model that is exported: folded for inference, with features and probabilities."""
-    model = deploy(model)
-    head = model.get_layer("head")
-    probabilities = model.output
-    if head.activation is keras.activations.linear:
+    deployed = deploy(model)
+    both = with_features(deployed)
+    probabilities, features = both.output
+    if structure_of(deployed).head.logits:
         probabilities = keras.layers.Softmax(name="probabilities")(probabilities)
-    outputs = {"probabilities": probabilities, "features": head.input}
-    return keras.Model(model.input, outputs, name=model.name)
+    outputs = {"probabilities": probabilities, "features": features}
+    return keras.Model(both.input, outputs, name=model.name)

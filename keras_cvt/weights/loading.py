@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from keras_cvt import checkpoints
 from keras_cvt._validation import unknown_choice
 from keras_cvt.architecture import VARIANTS, StageConfig, widths_and_depths
 from keras_cvt.checkpoints import CheckpointError
+from keras_cvt.structure import structure_of, weights_by_path
 from keras_cvt.weights import names
 from keras_cvt.weights.published import PUBLISHED, Published
 
@@ -101,8 +101,12 @@ class Weights(names.NamedWeights):
         """(embed_dim, depth) of each stage."""
         stages = []
         while (key := f"stage{len(stages)}.patch_embed.proj.weight") in self:
-            block = re.compile(rf"stage{len(stages)}\.blocks\.(\d+)\.")
-            found = {match[1] for name in self if (match := block.match(name))}
+            blocks = f"stage{len(stages)}.blocks."
+            found = {
+                name.removeprefix(blocks).partition(".")[0]
+                for name in self
+                if name.startswith(blocks)
+            }
             stages.append((self.shape(key)[-1], len(found)))
         return tuple(stages)
 
@@ -194,13 +198,22 @@ def describe(architecture: tuple[tuple[int, int], ...]) -> str:
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """A CvT's weights by their official names; not those of what was put before or after it."""
+    """A CvT's weights by their official names.
+
+    Args:
+        model: A CvT, or a model with one in it.
+
+    Returns:
+        The weights of the stages, of the final norm, and of a Dense directly on it, whatever that is
+        called; not those of other layers around the CvT.
+
+    Raises:
+        ValueError: If the model has no CvT or more than one.
+    """
     return {
-        # From the layer's own name on: the whole path has any name scope around it, too.
-        names.official(variable.path[variable.path.index(f"{layer.name}/") :]): variable
-        for layer in model.layers
-        if re.fullmatch(r"stage\d+_.*|norm|head", layer.name)
-        for variable in layer.weights
+        names.official(f"{name}/{path}"): variable
+        for name, layer in structure_of(model).parts()
+        for path, variable in weights_by_path(layer).items()
     }
 
 

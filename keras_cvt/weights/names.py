@@ -78,11 +78,14 @@ _HUGGING_FACE_STARTS = (
 
 
 def official(path: str) -> str:
-    """The official name of the variable with this path in a model."""
+    """The official name of the variable with this path in a model.
+
+    Variables that Keras adds, such as the scales of quantized kernels, have none: they keep their own.
+    """
     owner, _, variable = path.rpartition("/")
     owner = re.sub(r"^(stage\d+)_blocks_(\d+)", r"\1.blocks.\2", owner)
     owner = re.sub(r"^(stage\d+)_", r"\1.", owner)
-    return owner.replace("/", ".") + _TORCH_VARIABLES[variable]
+    return owner.replace("/", ".") + _TORCH_VARIABLES.get(variable, f".{variable}")
 
 
 def huggingface(name: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import keras
 from keras import ops
 
 import keras_cvt
-from keras_cvt.structure import stage_configs
+from keras_cvt.structure import structure_of
 from training import _internal
 from training.config import Config
 from training.optim.schedules import schedule
@@ -38,13 +37,15 @@ def freeze_without_effect(model: keras.Model) -> None:
     for rounding errors, which Adam would turn into steps as large as any other: the weights would
     differ between one device and two, to no effect.
     """
-    stages = stage_configs(model)
-    for weight in model.trainable_weights:
-        stage = stages[int(re.match(r"stage(\d+)_|", weight.path)[1] or 0)]
-        if weight.path.endswith("/proj_k/bias") or (
-            weight.path.endswith("/conv_proj_k/bn/beta") and not stage.class_token
-        ):
-            weight.trainable = False
+    for stage in structure_of(model).stages:
+        for block in stage.blocks:
+            without_effect = [block.attn.proj_k.bias]
+            convolution = block.attn.conv_proj_k
+            if convolution is not None and convolution.bn is not None and not stage.class_token:
+                without_effect.append(convolution.bn.beta)
+            for weight in without_effect:
+                if weight is not None:
+                    weight.trainable = False
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt_training")

@@ -1,15 +1,7 @@
-"""CvT models: `CvT()` for any configuration, and `CvT13`, `CvT21`, `CvTW24`.
-
-A model is a plain functional Keras model. Its layers are named after the official checkpoint's keys,
-with "_" for ".": `stage0_patch_embed`, `stage2_cls_token`, `stage2_blocks_9`, `norm`, `head`. Besides,
-`stage0`, `stage1`, `stage2` mark the map at the end of each stage, the last of them only where it is
-computed: in a classifier it is not, and `feature_pyramid` adds it.
-"""
+"""`CvT`: the model of any configuration."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,52 +10,11 @@ import keras
 
 from keras_cvt import layers
 from keras_cvt import weights as weights_lib
-from keras_cvt._validation import check_int
-from keras_cvt.architecture import (
-    VARIANTS,
-    StageConfig,
-    as_stages,
-    check_input_size,
-    unknown_choice,
-)
+from keras_cvt._validation import check_int, unknown_choice
+from keras_cvt.architecture import StageConfig, as_stages, check_input_size
 from keras_cvt.layers import common, initializers
-from keras_cvt.structure import stage_configs
 
 POOLINGS = (None, "avg", "max", "token")
-
-_ARGUMENTS = """
-        input_tensor: a Keras tensor (batch, height, width, channels) to build the model on, or None.
-        input_shape: (height, width, channels). Height and width may be None: images of any size,
-            rectangles too. The default is (224, 224, 3) with the classifier, (None, None, 3) without.
-            Images are float RGB preprocessed as for ImageNet: (x / 255 - mean) / deviation.
-        pooling: what a model without the classifier returns. None: the last stage's map
-            (batch, height / 16, width / 16, channels), without norm. "avg", "max": the map pooled,
-            then the final norm. "token": the class token after the final norm, exactly what the
-            classifier sees. The last three are (batch, channels).
-        classes: number of classes.
-        classifier_activation: of the classifier; None gives logits. Its output is (batch, classes),
-            and float32 also in mixed precision.
-        activation: of the MLPs. The published weights were trained with "quick_gelu".
-        recompute: whether training keeps only the maps between the parts of a block, and calculates
-            the attention and the MLP again for their gradients: much less memory for large images, and
-            about 15 % more time. The same function and gradients. Without dropout only; drop path
-            is no matter.
-        dtype: dtype policy of all layers, such as "mixed_bfloat16"; None is Keras' global policy.
-        name: of the model. It decides nothing.
-
-    Returns:
-        A functional `keras.Model`. With the classifier, and with `pooling="token"`, its last block
-        computes only the class token: the same function and gradients, with fewer operations. (With
-        `training=False`, where nothing but inference is expected, its queries' convolution is not
-        computed, and has no gradient instead of one of zeros.)
-        `feature_pyramid(model)` gives the maps of all stages.
-
-    Raises:
-        ValueError: for arguments that do not fit together, before any weight is made.
-        OSError: if weights are not there or can't be downloaded. A model is never returned with
-            random weights instead; but of a file for another number of classes all is loaded except
-            the classifier, which is new (a warning is logged).
-"""
 
 
 def CvT(
@@ -81,6 +32,72 @@ def CvT(
     dtype: Any = None,
     name: str = "cvt",
 ) -> keras.Model:
+    """Instantiates a Convolutional vision Transformer from a list of stages.
+
+    Reference:
+    - [CvT: Introducing Convolutions to Vision Transformers](https://arxiv.org/abs/2103.15808),
+      section 3 and Table 2; official `ConvolutionalVisionTransformer`.
+
+    Layers are named after the keys of the official checkpoints, with "_" for ".":
+    `stage0_patch_embed`, `stage2_cls_token`, `stage2_blocks_9`, `norm`, `head`. `stage0`, `stage1`, ...
+    mark the map at the end of each stage, except where the last block computes only the class token.
+
+    Args:
+        stages: List of `StageConfig`, or of dicts of their fields.
+        include_top: Boolean, whether the model ends in the classifier. Defaults to `True`.
+        weights: `None` for random weights, or the path of a checkpoint of this configuration: a
+            `.weights.h5` or `.keras` file of this library, or a safetensors or PyTorch file with
+            official or Hugging Face names. Defaults to `None`.
+        input_tensor: Keras tensor (batch, height, width, channels) on which to build the model, such as
+            the output of a preprocessing layer. Defaults to `None`, a new input.
+        input_shape: Tuple (height, width, channels) of one image. Height and width may be `None`: the
+            model then takes images of any size, rectangular ones too. Defaults to `(224, 224, 3)` with
+            the classifier and to `(None, None, 3)` without.
+        pooling: What a model without the classifier returns. `None`: the map of the last stage, (batch,
+            height / 16, width / 16, channels) for the official strides, without the final norm.
+            `"avg"`, `"max"`: the pooled map, then the final norm. `"token"`: the class token after the
+            final norm, exactly what the classifier reads. The last three are (batch, channels).
+            Defaults to `None`.
+        classes: Integer, number of classes. Defaults to `1000`.
+        classifier_activation: Activation of the classifier, whose output (batch, classes) is float32
+            even in mixed precision; `None` returns logits. Defaults to `"softmax"`.
+        activation: Activation of the MLPs. Defaults to `"quick_gelu"`, with which the published weights
+            were trained.
+        kernel_initializer: Initializer of the linear maps in the blocks. Defaults to `None`, the
+            official normal distribution of standard deviation 0.02; `"glorot_uniform"` is the official
+            option `INIT: xavier`.
+        recompute: Boolean, gradient checkpointing: whether training keeps only the maps between the
+            parts of a block, and computes attention and MLP again for their gradients. Needs much less
+            memory for large images and about 15 % more time; function and gradients stay the same.
+            Dropout rates must be 0; drop path is allowed. Defaults to `False`.
+        dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
+            policy of Keras.
+        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt"`.
+
+    Returns:
+        A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
+        `preprocess_input`). The classifier, and `pooling="token"`, read only the class token, so the
+        last block computes nothing else: same function and gradients, fewer operations. (With
+        `training=False`, the convolution of its queries is not computed, and has no gradient instead of
+        a gradient of zeros.) `feature_pyramid(model)` gives the maps of all stages.
+
+    Raises:
+        ValueError: If arguments do not fit together. Raised before any weight is created.
+        OSError: If weights are missing or can't be downloaded; you never silently get random weights.
+            Only a classifier for another number of classes than the file's is initialized anew, with a
+            warning in the log.
+
+    Example:
+
+    ```python
+    stages = [
+        keras_cvt.StageConfig(64, depth=1, num_heads=1, patch_size=7, patch_stride=4, patch_padding=2),
+        keras_cvt.StageConfig(128, depth=2, num_heads=2),
+        keras_cvt.StageConfig(256, depth=4, num_heads=4, class_token=True),
+    ]
+    model = keras_cvt.CvT(stages, classes=10, input_shape=(128, 128, 3))
+    ```
+    """
     stages = as_stages(stages)
     if pooling not in POOLINGS:
         raise ValueError(unknown_choice("pooling", pooling, POOLINGS))
@@ -152,20 +169,6 @@ def CvT(
     return model
 
 
-CvT.__doc__ = f"""Builds a Convolutional vision Transformer from a list of stages.
-
-    Args:
-        stages: `StageConfig`s, or dicts of their fields.
-        include_top: whether the model ends in the classifier.
-        weights: None for random ones, or the path of a checkpoint of this configuration: a
-            `.weights.h5` or `.keras` file of this library, or safetensors or a torch checkpoint with
-            official or Hugging Face's names.
-        kernel_initializer: of the blocks' linear maps; None is the official normal distribution of
-            deviation 0.02, "glorot_uniform" the official option `INIT: xavier`.{_ARGUMENTS}
-    Source: official `ConvolutionalVisionTransformer`; paper, section 3 and Table 2.
-    """
-
-
 class _StageLayers:
     """The layers of one stage, and how they are connected."""
 
@@ -233,97 +236,6 @@ class _StageLayers:
             else:
                 x, token = block(x, class_token=token)
         return keras.layers.Identity(dtype=self.policy.name, name=self.prefix)(x), token
-
-
-def _constructor(variant: str, summary: str):
-    """The constructor of one variant, in the form of `keras.applications`."""
-
-    def constructor(
-        include_top: bool = True,
-        weights: str | os.PathLike | None = "imagenet",
-        input_tensor: Any = None,
-        input_shape: Sequence[int | None] | None = None,
-        pooling: str | None = None,
-        classes: int = 1000,
-        classifier_activation: Any = "softmax",
-        drop_path_rate: float | None = None,
-        activation: Any = "quick_gelu",
-        recompute: bool = False,
-        dtype: Any = None,
-        name: str = variant.lower(),
-    ) -> keras.Model:
-        stages = list(VARIANTS[variant])
-        if drop_path_rate is not None:
-            stages[-1] = dataclasses.replace(stages[-1], drop_path_rate=drop_path_rate)
-        return CvT(
-            stages,
-            include_top=include_top,
-            weights=weights_lib.find(weights, variant),
-            input_tensor=input_tensor,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            activation=activation,
-            recompute=recompute,
-            dtype=dtype,
-            name=name,
-        )
-
-    constructor.__name__ = constructor.__qualname__ = variant
-    constructor.__doc__ = f"""{summary}
-
-    Args:
-        include_top: whether the model ends in the classifier.
-        weights: {weights_lib.names_of(variant)}; None for random ones; or the path of a checkpoint
-            of this model, in any format that `keras_cvt.checkpoints.read` reads. With another number
-            of classes than the weights', the classifier is new, and the log says so.
-        drop_path_rate: of the last stage's last block; the blocks before grow to it linearly from 0.
-            None is the official {VARIANTS[variant][-1].drop_path_rate}.{_ARGUMENTS}
-    Source: paper, Table 2.
-    """
-    return constructor
-
-
-CvT13 = _constructor("CvT13", "CvT-13: 20 million parameters, 13 blocks.")
-
-CvT21 = _constructor("CvT21", "CvT-21: 32 million parameters, 21 blocks.")
-
-CvTW24 = _constructor("CvTW24", "CvT-W24: 277 million parameters, 24 wide blocks.")
-
-
-def feature_pyramid(model: keras.Model) -> keras.Model:
-    """The maps of all stages, for detection and segmentation.
-
-    Args:
-        model: made by `CvT13`, `CvT21`, `CvTW24` or `CvT`, with the classifier or without.
-
-    Returns:
-        A model from the same images to a dict of maps (batch, height / s, width / s, channels), named
-        after the binary logarithm of their stride s: for the official models "P2" (stride 4), "P3"
-        (stride 8) and "P4" (stride 16). Of several stages of one stride it is the last one's map. It
-        shares the weights of `model`.
-
-    Raises:
-        ValueError: for a model not made here, or a stride that is no power of two.
-    """
-    outputs, stride = {}, 1
-    stages = stage_configs(model)
-    for i, stage in enumerate(stages):
-        stride *= stage.patch_stride
-        if stride & (stride - 1):
-            raise ValueError(
-                f"A pyramid's levels are powers of two; stage {i} has stride {stride}. Its map is "
-                f'`model.get_layer("stage{i}").output`.'
-            )
-        blocks = [f"stage{i}_blocks_{j}" for j in range(stage.depth)]
-        last = model.get_layer(blocks[-1])
-        output = last.output
-        if stage.class_token:
-            # The first call may have computed the class token alone.
-            output = last(*last.input)[0]
-        outputs[f"P{int(math.log2(stride))}"] = output
-    return keras.Model(model.input, outputs, name=f"{model.name}_pyramid")
 
 
 def _input_shape(
