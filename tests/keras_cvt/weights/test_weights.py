@@ -420,7 +420,7 @@ def test_no_network_and_the_environment(folder, hub_files, tmp_path):
     def run(**environment):
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), **environment}
         result = subprocess.run(
-            [sys.executable, "-c", program, str(Path(reference_models.__file__).parent)],
+            [sys.executable, "-c", program, os.path.dirname(reference_models.__file__)],
             env=environment,
             capture_output=True,
             text=True,
