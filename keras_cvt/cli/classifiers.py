@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_cvt import _commands
-from keras_cvt.cli import designs
+from keras_cvt.architecture import variant_named
 
 if TYPE_CHECKING:
     import keras
@@ -103,7 +103,7 @@ def open_model(
         from keras_cvt._model_files import load_model
 
         return load_model(arguments.model), size, "official"
-    variant = designs.variant(arguments.model)
+    variant = variant_named(arguments.model)
     from keras_cvt import models, weights
 
     source = weights.find(arguments.weights or "imagenet", variant)
@@ -113,7 +113,7 @@ def open_model(
     size = size or (224, 224)
     source = weights.open_weights(source)
     source.check_classes(classes)
-    model = getattr(models, variant)(weights=source, classes=classes, input_shape=(*size, 3))
+    model = models.constructor(variant)(weights=source, classes=classes, input_shape=(*size, 3))
     return model, size, crop
 
 
@@ -171,6 +171,9 @@ def _checked(
 def _with_probabilities(model: keras.Model) -> keras.Model:
     import keras
 
-    if getattr(model.layers[-1], "activation", None) is not keras.activations.linear:
+    from keras_cvt.structure import structure_of
+
+    head = structure_of(model).head
+    if head is None or not head.logits:
         return model
     return keras.Model(model.input, keras.layers.Softmax()(model.output), name=model.name)

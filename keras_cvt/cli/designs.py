@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_cvt import _commands
-from keras_cvt._validation import unknown_choice
-from keras_cvt.architecture import VARIANTS, StageConfig, stages_from_spec
+from keras_cvt.architecture import VARIANTS, StageConfig, stages_from_spec, variant_named
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,21 +39,8 @@ def chosen(model: str) -> tuple[str, Sequence[StageConfig]]:
     """
     if model.endswith(".json"):
         return Path(model).stem, read_spec(model)
-    name = variant(model)
+    name = variant_named(model)
     return name, VARIANTS[name]
-
-
-def variant(text: str) -> str:
-    """The variant that is meant by "cvt13", "CvT-13" or "cvt_13".
-
-    Raises:
-        ValueError: If there is none.
-    """
-    known = {name.lower(): name for name in VARIANTS}
-    key = text.lower().replace("-", "").replace("_", "")
-    if key not in known:
-        raise ValueError(unknown_choice("model", text, tuple(known)))
-    return known[key]
 
 
 def read_spec(path: str) -> list[StageConfig]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_cvt.architecture import VARIANTS
 from training.config.fields import LESS_THAN_1, Section, setting
 
-MODELS = ("cvt13", "cvt21", "cvtw24", "custom")
+MODELS = (*map(str.lower, VARIANTS), "custom")
 INITS = {"trunc_norm": None, "xavier": "glorot_uniform"}  # `kernel_initializer` of keras_cvt
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 import keras_cvt
+from keras_cvt import models
 from training.config import INITS, Config, ConfigError, ModelConfig
 
 
@@ -26,7 +27,6 @@ def build_model(
     Raises:
         ConfigError: If there is no such CvT, or its weights cannot be had.
     """
-    models = {"cvt13": keras_cvt.CvT13, "cvt21": keras_cvt.CvT21, "cvtw24": keras_cvt.CvTW24}
     model = config.model
     options = {
         "input_shape": (config.data.image_size, config.data.image_size, images.channels),
@@ -42,7 +42,7 @@ def build_model(
         if model.variant != "custom":
             if model.drop_path_rate is not None:
                 options["drop_path_rate"] = model.drop_path_rate
-            return models[model.variant](**options)
+            return models.constructor(model.variant)(**options)
         return keras_cvt.CvT(_stages(model), **options)
     except (ValueError, OSError) as error:
         raise ConfigError(f"There is no such model. {error}") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_cvt import architecture
 from training.config.data import DataConfig
 from training.config.fields import AT_LEAST_1, Section, setting
 from training.config.run import PRECISIONS
 
-VARIANTS = {"cvt13": "CvT13", "cvt21": "CvT21", "cvtw24": "CvTW24"}
+VARIANTS = {name.lower(): name for name in architecture.VARIANTS}
 STRATEGIES = ("auto", "one_device", "mirrored")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-import keras_cvt
-from keras_cvt import architecture, checkpoints, structure
+from keras_cvt import architecture, checkpoints, models, structure
 from keras_cvt import weights as weights_lib
 from keras_cvt.weights import Published
 from training import distribute
@@ -71,7 +70,7 @@ class PublishedModel:
             # Before a download.
             architecture.check_input_size(architecture.VARIANTS[self.name], shape)
             weights = weights_lib.open_weights(self.weights, channels)
-            model = getattr(keras_cvt, self.name)(
+            model = models.constructor(self.name)(
                 weights=weights,
                 input_shape=shape,
                 classes=self.classes,
