@@ -31,16 +31,6 @@ def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     return _keras_internal.flatten_layers(model)
 
 
-def producer(tensor: keras.KerasTensor) -> Any:
-    """The layer or operation whose result a symbolic tensor is."""
-    return tensor._keras_history.operation
-
-
-def calls_of(operation: Any) -> int:
-    """How often a layer or operation was called in graphs."""
-    return len(operation._inbound_nodes)
-
-
 # ---- optimizers of Keras
 
 

@@ -75,7 +75,7 @@ def numbered(tmp_path_factory):
     return folder
 
 
-def answers(path, files, cut=0):
+def answers(path, files, cut=0, prepare=imagenet.preprocess_input):
     """Probabilities (files, classes), by Keras alone."""
     files = [tf.io.read_file(str(file)) for file in files]
     pixels = np.stack(
@@ -83,7 +83,7 @@ def answers(path, files, cut=0):
     )
     pixels = pixels[:, cut : cut + SIZE, cut : cut + SIZE]
     model = keras.saving.load_model(path, compile=False)
-    return model.predict(imagenet.preprocess_input(pixels), verbose=0)
+    return model.predict(prepare(pixels), verbose=0)
 
 
 def expected(probabilities, labels):
@@ -157,6 +157,26 @@ def test_the_model_in_the_file_is_evaluated_not_one_like_it(numbered, tmp_path):
     arguments = ["--model", path, "--data", f"folder:{numbered}", "--crop", "none"]
     report = run(*arguments, output=tmp_path / "report.json")
     check(report, expected(answers(path, files), labels))
+
+
+def test_a_models_own_normalization_and_head_are_part_of_it(numbered, tmp_path):
+    """As transfer learning is done: a backbone as a layer, with layers before and behind it."""
+    backbone = keras_cvt.CvT(
+        STAGES, weights=None, include_top=False, pooling="token", input_shape=(SIZE, SIZE, 3)
+    )
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(keras.layers.RandomFlip()(inputs))
+    x = keras.layers.Dropout(0.5)(backbone(x))
+    random = keras.initializers.RandomNormal(0, 1)
+    outputs = keras.layers.Dense(12, "softmax", kernel_initializer=random, name="breeds")(x)
+    path = tmp_path / "own.keras"
+    keras.Model(inputs, outputs).save(path)
+    files, labels = listed(numbered)
+    arguments = ["--model", path, "--data", f"folder:{numbered}", "--crop", "none"]
+    report = run(*arguments, output=tmp_path / "report.json")
+    pixels = answers(path, files, prepare=lambda pixels: pixels.astype("float32"))
+    check(report, expected(pixels, labels))
 
 
 def test_a_file_keeps_its_precision_unless_another_is_asked_for(numbered, tmp_path):
@@ -285,9 +305,10 @@ def test_folder_of_a_run_has_its_own_images(tmp_path):
     pixels, labels = [], []
     for index in range(images.count):
         example = images.at(tf.constant(index, tf.int64))
-        pixels.append(tf.image.resize(example["image"], (32, 32), antialias=True))
+        digit = Image.fromarray(example["image"].numpy()[..., 0])
+        pixels.append(np.array(digit.resize((32, 32), Image.Resampling.BILINEAR))[..., np.newaxis])
         labels.append(list(example["labels"].numpy()))
-    pixels = (np.rint(np.stack(pixels)) / 255 - 0.5) / 0.5
+    pixels = (np.stack(pixels) / 255 - 0.5) / 0.5
     logits = model.predict(pixels, verbose=0)
     check(report, expected(keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels))
 

@@ -34,14 +34,6 @@ def test_layers_come_in_the_order_of_the_graph_those_inside_after_theirs():
     )
 
 
-def test_a_tensor_names_its_producer_and_a_layer_counts_its_calls():
-    layer, inputs = keras.layers.Dense(3), keras.Input((3,))
-    assert _internal.producer(layer(inputs)) is layer, MOVED + "producer"
-    assert _internal.calls_of(layer) == 1, MOVED + "calls_of"
-    layer(layer(inputs))
-    assert _internal.calls_of(layer) == 3, MOVED + "calls_of"
-
-
 @pytest.mark.parametrize("kind", [optim.AdamW, optim.SGD])
 def test_keras_asks_the_optimizer_to_add_up_gradients_which_ours_does_not(kind):
     """Were the method renamed, Keras would add up gradients that are sums already, silently."""

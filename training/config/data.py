@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_cvt.images.preprocessing import OFFICIAL_CROP
 from training.config.fields import AT_LEAST_0, AT_LEAST_1, SHARE, Section, setting
 
 
@@ -33,7 +34,7 @@ class DataConfig(Section):
     validation_source: str | None = None
     train_split: str | None = None
     validation_split: str | None = None
-    evaluation_crop: float | None = setting(0.875, SHARE)
+    evaluation_crop: float | None = setting(OFFICIAL_CROP, SHARE)
     data_dir: str | None = setting(None, may_change=True)
     data_service: str | None = setting(None, may_change=True)
     max_damaged: int = setting(100, AT_LEAST_0, may_change=True)

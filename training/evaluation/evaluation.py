@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import math
@@ -51,6 +52,9 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         ready = subject.build(asked.image_size, images.channels, settings.precision)
         trainer = Trainer(ready.model)
         trainer.compile(jit_compile=False)
+    if ready.takes_pixels:  # then normalization is to change nothing
+        count = images.channels
+        images = dataclasses.replace(images, mean=(0.0,) * count, std=(1 / 255,) * count)
     figures = _measured(trainer, images, asked, settings.batch_size, strategy)
     return {
         **_of_model(subject, ready),

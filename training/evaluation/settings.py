@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_cvt import architecture
+from keras_cvt.images.preprocessing import OFFICIAL_CROP, WHOLE_FROM
 from training.config.data import DataConfig
 from training.config.fields import AT_LEAST_1, Section, setting
 from training.config.run import PRECISIONS
@@ -64,7 +65,7 @@ class Settings(Section):
             if crop is None:
                 crop = "none" if run.evaluation_crop is None else run.evaluation_crop
         if crop in (None, "official"):
-            crop = 0.875 if size < 384 else "none"
+            crop = OFFICIAL_CROP if size < WHOLE_FROM else "none"
         return DataConfig(
             source=source,
             validation_split=split,

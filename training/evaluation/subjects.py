@@ -27,15 +27,18 @@ class Ready:
     """A model that is ready to be evaluated.
 
     Attributes:
-        model: From normalized images, float32 (batch, image_size, image_size, channels), to logits,
-            float (batch, classes).
+        model: From images, float32 (batch, image_size, image_size, channels), to logits, float (batch,
+            classes).
         file: Its weights.
         policy: Name of its dtype policy.
+        takes_pixels: Whether the images are pixels from 0 to 255, which the model normalizes itself,
+            or normalized.
     """
 
     model: keras.Model
     file: Path
     policy: str
+    takes_pixels: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +126,11 @@ class ModelFile:
         with _as_config_error():
             stages = structure.stage_configs(self.model)
             architecture.check_input_size(stages, (image_size, image_size, channels))
+            takes_pixels = graph.takes_pixels(self.model, self.name)
         own = graph.precision_of(self.model)
         policy = own if precision == "auto" else distribute.policy(precision)
         model = graph.rebuilt(self.model, image_size, policy, self.name)
-        return Ready(graph.with_logits(model, self.name), self.weights, policy)
+        return Ready(graph.with_logits(model, self.name), self.weights, policy, takes_pixels)
 
 
 Subject = PublishedModel | ModelFile
