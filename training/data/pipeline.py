@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -106,12 +107,12 @@ class Recipe:
         except ImportError as error:  # of keras-cv
             raise ConfigError(str(error)) from None
 
-    def image(self, row: Example, reader: Callable[..., Example]) -> Example:
+    def image(self, reader: Callable[..., Example], row: Example) -> Example:
         """Reads a row's image and augments it.
 
         Args:
-            row: Of the source, with its "epoch" and "place".
             reader: `read` or `read_good`.
+            row: Of the source, with its "epoch" and "place".
 
         Returns:
             image: float32 (image_size, image_size, channels), normalized.
@@ -137,7 +138,7 @@ class Recipe:
         """Puts the images of a group together: a data set of one element, each field (group, ...)."""
         boldly, carefully = (
             rows.map(
-                lambda row, reader=reader: self.image(row, reader),
+                functools.partial(self.image, reader),
                 startup.cores(),
                 deterministic=True,
             ).batch(self.order.group, drop_remainder=True)
