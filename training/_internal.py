@@ -163,7 +163,11 @@ def split_slices(split: str, counts: dict[str, int]) -> list[tuple[str, slice]]:
         for name, count in counts.items()
     }
     found = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-    return [(part.splitname, slice(part.from_, part.to)) for part in found]
+    rows = [range(counts[part.splitname])[part.from_ : part.to] for part in found]
+    return [
+        (part.splitname, slice(of_part.start, of_part.stop))
+        for part, of_part in zip(found, rows, strict=True)
+    ]
 
 
 def dataset_not_found() -> type[Exception]:

@@ -1,4 +1,4 @@
-"""What training/ uses of Keras and TensorFlow though it is private is still there, and does the same.
+"""What training/ uses of Keras, TensorFlow and TFDS though it is private is there, and does the same.
 
 A test that fails here after an update names what has moved: adapt training/_internal.py, and nothing
 else.
@@ -18,7 +18,9 @@ from training import _internal, optim
 from training.distribute import distributed
 from training.engine.step import Trainer
 
-MOVED = "Keras or TensorFlow has moved something. Adapt training/_internal.py: "
+MOVED = (
+    "Keras, TensorFlow or tensorflow_datasets has moved something. Adapt training/_internal.py: "
+)
 
 
 def small_model() -> keras.Model:
@@ -144,3 +146,47 @@ def test_a_strategys_batches_can_be_made_with_the_switch_off(strategy):
 def test_slurm_names_hosts_and_tasks():
     assert _internal.slurm_hosts("n[1-2,10],m3") == ["n1", "n2", "n10", "m3"], MOVED + "slurm_hosts"
     assert _internal.slurm_tasks("2(x3),1") == [2, 2, 2, 1], MOVED + "slurm_tasks"
+
+
+def test_a_data_set_that_calls_python_is_known():
+    plain = tf.data.Dataset.range(3).map(lambda number: number + 1)
+    python = plain.map(lambda number: tf.numpy_function(lambda n: n, [number], tf.int64))
+    inside = tf.data.Dataset.range(2).flat_map(lambda _: python)
+    found = [_internal.has_python(dataset) for dataset in (plain, python, inside)]
+    assert found == [False, True, True], MOVED + "has_python"
+
+
+def test_splits_are_cut_as_tfds_cuts_them():
+    counts = {"train": 30, "test": 10}
+    found = _internal.split_slices("train[:90%]+test[5:]", counts)
+    assert found == [("train", slice(0, 27)), ("test", slice(5, 10))], MOVED + "split_slices"
+    for unknown in ("validation", "train[:"):
+        with pytest.raises((ValueError, NotImplementedError)):
+            _internal.split_slices(unknown, counts)
+
+
+def test_an_unknown_data_set_has_an_error_of_its_own():
+    import tensorflow_datasets as tfds
+
+    with pytest.raises(_internal.dataset_not_found()):
+        tfds.builder("no_such_data_set_at_all")
+
+
+def test_tfds_has_the_classes_of_imagenets_validation_images():
+    synsets = _internal.imagenet_validation_synsets()
+    assert len(synsets) == 50_000, MOVED + "imagenet_validation_synsets"
+    assert synsets[0] == "n01751748" and len({*synsets}) == 1000
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_described_folder_is_a_data_set_for_tfds(tmp_path, file_format):
+    import tensorflow_datasets as tfds
+
+    path = _internal.record_path(tmp_path, "train", file_format, 1, 3)
+    assert path == tmp_path / f"images-train.{file_format}-00001-of-00003", MOVED + "record_path"
+    shards = {"train": [{"images": images, "bytes": 100} for images in (4, 2, 3)]}
+    _internal.write_dataset_info(tmp_path, ("ant", "bee"), shards, file_format)
+    info = tfds.builder_from_directory(tmp_path).info
+    assert info.features["label"].names == ["ant", "bee"], MOVED + "write_dataset_info"
+    assert info.splits["train"].shard_lengths == [4, 2, 3]
+    assert info.file_format.value == file_format

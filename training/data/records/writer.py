@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -35,21 +36,20 @@ def write_records(
     file_format: str,
     shard_size: int,
 ) -> str:
-    """Writes images to record files, as tfds has them; goes on where an earlier call was stopped.
+    """Writes images to record files that tfds reads; resumes where an earlier call was stopped.
 
     Args:
-        classes: names, in label order.
+        classes: Names, in label order.
         parts: "train" and "validation", as far as they are there.
-        output: the folder, of which only this function writes. `prepare.json` in it says what is
-            done.
-        file_format: one of `FORMATS`.
-        shard_size: bytes of a file, about.
+        output: A folder in which nothing else writes. `prepare.json` in it says what is done.
+        file_format: "tfrecord" or "array_record".
+        shard_size: Bytes of a file, about.
 
     Returns:
         What is written, in a few lines.
 
     Raises:
-        ConfigError: if the folder has something else, or an image's file can't be read.
+        ConfigError: If the folder has something else, or an image's file can't be read.
     """
     plan = {
         "format": file_format,
@@ -59,42 +59,23 @@ def write_records(
     }
     state = _open_output(output, plan)
     if state is None:
-        state = {
-            "plan": plan,
-            "files": {n: _files(p, shard_size) for n, p in parts.items()},
-            "done": {},
-        }
+        files = {name: _number_of_files(part, shard_size) for name, part in parts.items()}
+        state = {"plan": plan, "files": files, "done": {}}
         write_text(output / STATE, json.dumps(state))
-
-    jobs = []
-    for name, part in parts.items():
-        number = state["files"][name]
-        order = np.random.RandomState(SEED).permutation(len(part.labels))
-        for shard, rows in enumerate(np.array_split(order, number)):
-            path = _internal.record_path(output, name, file_format, shard, number)
-            jobs.append((name, path, rows))
-    left = [job for job in jobs if not (job[1].name in state["done"] and job[1].is_file())]
-
-    total, to_do = (sum(len(rows) for *_, rows in some) for some in (jobs, left))
+    jobs = [
+        _Job(name, _internal.record_path(output, name, file_format, shard, number), rows)
+        for name, number in state["files"].items()
+        for shard, rows in enumerate(np.array_split(_order(parts[name]), number))
+    ]
     try:
-        with (
-            concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-            tqdm(total=total, initial=total - to_do, unit=" images", disable=None) as bar,
-        ):
-            for name, path, rows in left:
-                contents = pool.map(parts[name].checked, rows)
-                state["done"][path.name] = _write(
-                    path, file_format, parts[name], rows, contents, bar
-                )
-                write_text(output / STATE, json.dumps(state))
+        _write_missing(jobs, parts, output, file_format, state)
     except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
         raise ConfigError(
             f"{output} can't be written: {one_line(error)} Once it can, the same command goes on."
         ) from error
 
-    # What tfds reads first is written last.
     shards = {
-        name: [state["done"][path.name] for n, path, _ in jobs if n == name] for name in parts
+        name: [state["done"][job.path.name] for job in jobs if job.part == name] for name in parts
     }
     for name, of_part in shards.items():
         if not any(shard["images"] for shard in of_part):
@@ -104,6 +85,7 @@ def write_records(
     damaged = sorted(line for of_part in shards.values() for s in of_part for line in s["damaged"])
     if damaged:
         write_text(output / "damaged.txt", "\n".join(damaged) + "\n")
+    # What tfds reads first is written last.
     _internal.write_dataset_info(output, classes, shards, file_format)
     counts = [f"{sum(s['images'] for s in of_part):,} {name}" for name, of_part in shards.items()]
     lines = [f"{output} has {' and '.join(counts)} images: the source tfds:{output.resolve()}."]
@@ -112,8 +94,45 @@ def write_records(
     return "\n".join(lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A record file to write: its part, its path, and the images in it."""
+
+    part: str
+    path: Path
+    rows: np.ndarray
+
+
+def _order(part: Part) -> np.ndarray:
+    """Shuffles a part's images, always the same way."""
+    return np.random.RandomState(SEED).permutation(len(part.labels))
+
+
+def _write_missing(
+    jobs: list[_Job],
+    parts: dict[str, Part],
+    output: Path,
+    file_format: str,
+    state: dict[str, Any],
+) -> None:
+    """Writes the record files that an earlier call has not, and notes each when it is complete."""
+    missing = [job for job in jobs if not (job.path.name in state["done"] and job.path.is_file())]
+    total, to_do = (sum(len(job.rows) for job in some) for some in (jobs, missing))
+    with (
+        concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
+        tqdm(total=total, initial=total - to_do, unit=" images", disable=None) as bar,
+    ):
+        for job in missing:
+            part = parts[job.part]
+            contents = pool.map(part.checked, job.rows)
+            state["done"][job.path.name] = _write(
+                job.path, file_format, part, job.rows, contents, bar
+            )
+            write_text(output / STATE, json.dumps(state))
+
+
 def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier call has left in the folder, or None if nothing; makes it if need be."""
+    """Returns what an earlier call has left in the folder, or None; makes the folder if need be."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         if (output / STATE).exists():
@@ -141,10 +160,10 @@ def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     return state
 
 
-def _files(part: Part, shard_size: int) -> int:
-    """How many record files a part has, by the mean size of some of its images."""
+def _number_of_files(part: Part, shard_size: int) -> int:
+    """Decides how many record files a part has, by the mean size of some of its images."""
     count = len(part.labels)
-    some = np.random.RandomState(SEED).permutation(count)[:200]
+    some = _order(part)[:200]
     size = np.mean([len(part.content(row)) for row in some])
     return int(min(max(1, round(count * size / shard_size)), count))
 
@@ -152,7 +171,7 @@ def _files(part: Part, shard_size: int) -> int:
 def _write(
     path: Path, file_format: str, part: Part, rows: np.ndarray, contents: Iterator, bar: Any
 ) -> dict[str, Any]:
-    """Writes a record file with these images; returns what is in it."""
+    """Writes a record file with these images; returns how many it has, and which are damaged."""
     done = {"images": 0, "bytes": 0, "damaged": []}
     with replacing(path) as temporary, _writer(temporary, file_format) as write:
         for row, (content, damage) in zip(rows, contents, strict=True):
@@ -183,7 +202,7 @@ def _writer(path: Path, file_format: str) -> Iterator[Callable[[bytes], None]]:
 
 
 def _record(content: bytes, label: int, name: bytes) -> bytes:
-    """An example as the features of `write_dataset_info` have it."""
+    """Serializes an example, with the features of `write_dataset_info`."""
     features = {
         "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
         "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
