@@ -120,8 +120,8 @@ def _resampled(
     # own few.
     result = tf.matmul(weights, tf.cast(tf.gather(lines, places), tf.float32))
     result = tf.reshape(result, [-1, tf.shape(lines)[1]])[:kept]
-    # Pillow rounds a half up.
-    return tf.cast(tf.clip_by_value(tf.floor(result + 0.5), 0, 255), tf.uint8)
+    # Pillow rounds a half up. Casting truncates.
+    return tf.cast(tf.clip_by_value(result + 0.5, 0, 255.5), tf.uint8)
 
 
 def _weights(

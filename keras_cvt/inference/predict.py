@@ -11,6 +11,9 @@ import keras
 import numpy as np
 
 from keras_cvt import imagenet
+from keras_cvt.images.load import load
+from keras_cvt.images.preprocessing import Preprocessing
+from keras_cvt.images.transform import normalize
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -76,18 +79,21 @@ def predict_files(
             f"The model tells {model.output_shape[-1]} classes apart, but there are {len(labels)} "
             "labels."
         )
+    preprocessing = Preprocessing(image_size, crop)
     for start in range(0, len(sources), batch_size):
         names = sources[start : start + batch_size]
         images: dict[int, np.ndarray] = {}
         errors: dict[int, str] = {}
         for i, name in enumerate(names):
             try:
-                images[i] = imagenet.load_image(name, image_size, crop)
+                images[i] = load(name, preprocessing)
             except (OSError, ValueError) as error:
                 errors[i] = str(error)
         rows: dict[int, np.ndarray] = {}
         if images:
-            batch = imagenet.preprocess_input(np.stack(list(images.values())))
+            batch = normalize(
+                np.stack(list(images.values())), preprocessing.mean, preprocessing.std
+            )
             # A last batch of its own size would be compiled anew.
             missing = min(batch_size, len(sources)) - len(batch)
             padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])

@@ -5,6 +5,9 @@ float32 (batch, height, width, channels), normalized; labels float32 (batch, cla
 to 1; targets float32 (batch, classes), 1 for each class that is right; weights float32 (batch,), 0
 for what does not count.
 
+On the way there, an example is a dict {"image", "labels", "name"} (see `training.data.sources`), and a
+batch a dict of these names; `delivery.as_tuples` makes the tuples at the very end.
+
 What a row of a batch shows follows from the seed and the row's number in the run alone. So a run that
 goes on after any step sees what it would have seen without a break, and several workers, each with its
 part of every batch, see together the batches of one. There are two exceptions: sources without random

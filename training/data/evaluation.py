@@ -27,7 +27,7 @@ def evaluation_batches(
 ) -> Dataset:
     """Prepares a worker's batches of validation images, in the source's order.
 
-    Over all workers and replicas each image is there exactly once with weight 1; but 0 if it can't be
+    Over all workers and replicas each image appears exactly once with weight 1; but 0 if it can't be
     read, or no class is right for it. Rows that fill up the last batches have weight 0 too.
 
     Args:
@@ -75,8 +75,10 @@ def evaluation_image(
 ) -> tf.Tensor:
     """Resizes and crops an image as `keras_cvt.load_image` does.
 
-    It is the function that exported models have, `keras_cvt.images.graph.resize_and_crop`, which
-    says how closely it agrees with Pillow. It costs no more than `augment.resize`: see there.
+    It is the function that exported models have: `keras_cvt.images.graph` says how closely it agrees
+    with Pillow. Evaluation reads JPEGs of 500x375 pixels with it, per two cores, at 370 images/s at
+    224 pixels with a crop, and at 220 at 384 pixels without. With the resizing of training,
+    `augment.resize`, it would be 380 and 300; but one value in six would differ from Pillow.
 
     Args:
         image: uint8 (height, width, channels).
