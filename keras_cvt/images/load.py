@@ -50,11 +50,11 @@ def load_image(
     The picture is turned upright (EXIF orientation), made 8-bit RGB, resized with Pillow's bicubic
     filter, and cropped. What becomes of the kinds of pictures:
 
-    - grey, 1-bit, palette, CMYK (Adobe's inverted form too): converted to RGB by Pillow; colour
+    - gray, 1-bit, palette, CMYK (Adobe's inverted form too): converted to RGB by Pillow; color
       profiles are ignored.
     - transparent: laid on white. The official loader drops the alpha channel, which uncovers
-      whatever colour happens to lie below it. Opaque pictures come out the same either way.
-    - 16-bit grey: scaled, 65535 becomes 255. Pillow alone would clip at 255.
+      whatever color happens to lie below it. Opaque pictures come out the same either way.
+    - 16-bit gray: scaled, 65535 becomes 255. Pillow alone would clip at 255.
     - animated or with several pages: the first frame (of a PIL image, the current one).
 
     The official loader ignores the EXIF orientation; for files without one, nothing differs.
@@ -69,7 +69,7 @@ def load_image(
         image_size: pixels of the result, one number for a square or `(height, width)`.
         crop: which part of the picture is seen. A number in (0, 1]: the picture is resized,
             keeping its proportions, until it just covers `int(image_size / crop)` pixels, and
-            `image_size` is cut from its centre; sizes and offsets are rounded as torchvision
+            `image_size` is cut from its center; sizes and offsets are rounded as torchvision
             (0.9 and later) does it. `None`: the whole picture is resized to `image_size`,
             whatever its proportions. `"official"`: 0.875 (short side 256 for 224) where the short
             side of `image_size` is below 384, `None` from 384 on.
@@ -103,7 +103,7 @@ def load(
     """Reads one image as `load_image` does, in the channels of `preprocessing`.
 
     Returns:
-        uint8 array of shape `(height, width, channels)`. One channel is grey, and made so before
+        uint8 array of shape `(height, width, channels)`. One channel is gray, and made so before
         anything else.
     """
 
@@ -118,7 +118,7 @@ def load(
 
 
 def load_grey(path: str | os.PathLike) -> np.ndarray:
-    """Reads a picture as `load_image` does, but grey and of its own size: uint8 (height, width)."""
+    """Reads a picture as `load_image` does, but gray and of its own size: uint8 (height, width)."""
     return _load(path, lambda image: to_rgb(image).convert("L"))
 
 

@@ -2,7 +2,7 @@
 
 What CvT was trained with is timm 0.3.2 (which the official code pins) with
 `rand-m9-mstd0.5-inc1`, as DeiT: random resized crop, flip, RandAugment, normalization, random
-erasing, and per batch mixup or cutmix. timm leaves colour jitter out when it has a RandAugment
+erasing, and per batch mixup or cutmix. timm leaves color jitter out when it has a RandAugment
 policy, so there is none. In a notebook:
 
     transform = augment.train_transform(image_size=224, seed=1)
@@ -14,7 +14,7 @@ policy, so there is none. In a notebook:
 
 A pipeline that decodes only the crop asks `crop_box` with the image's key first, and uses
 `train_transform(..., crop=False)`: the result is the same, but for the crop's outermost pixels in
-JPEGs with halved colour resolution.
+JPEGs with halved color resolution.
 
 Every random step draws from the key it is given and its own number, so that one key serves all
 steps of an image, in any order and at any parallelism.

@@ -79,12 +79,12 @@ def _mixup(images, labels, keep):
 
 
 def _cutmix(images, labels, keep, y, x):
-    """Its box has the centre (y, x), as shares of the sides, and is cut off at the edges."""
+    """Its box has the center (y, x), as shares of the sides, and is cut off at the edges."""
     shape = tf.shape(images)[1:]
     sides = tf.cast(shape[:2], tf.float32)
     half = tf.cast(sides * tf.sqrt(1 - keep), tf.int32) // 2
-    centre = tf.cast(sides * tf.stack([y, x]), tf.int32)
-    start, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, shape[:2])
+    center = tf.cast(sides * tf.stack([y, x]), tf.int32)
+    start, end = tf.maximum(center - half, 0), tf.minimum(center + half, shape[:2])
     box = in_box(shape, *tf.unstack(start), *tf.unstack(end - start))
     rows = tf.reshape(images, [-1, shape[0], shape[1] * shape[2]])
     rows = tf.where(box, tf.reverse(rows, [0]), rows)

@@ -29,7 +29,7 @@ def apply_operation(
         image: uint8 (height, width, 3), both at least 2.
         magnitude: from 0 to 10.
         sign: 1 or -1, for operations that have two directions.
-        fill: colour of what comes from outside the image, three values from 0 to 255.
+        fill: color of what comes from outside the image, three values from 0 to 255.
 
     Returns:
         uint8 (height, width, 3).
@@ -135,7 +135,7 @@ def _sharpness(image, factor, fill):
     return _blend(image + tf.pad(change, [[1, 1], [1, 1], [0, 0]]), image, factor)
 
 
-# Pillow's affine transformations: where the centre of a pixel, (x + 0.5, y + 0.5), comes from is
+# Pillow's affine transformations: where the center of a pixel, (x + 0.5, y + 0.5), comes from is
 # calculated in float64, here too. Interpolation is a cubic convolution with a = -1 (not -0.5, as in
 # Pillow's resize), truncated. Beyond the image its edge goes on, but what comes from there is filled.
 
@@ -183,11 +183,11 @@ def _move_columns(image, offsets, fill):
 
 
 def _shear_x(image, factor, fill):
-    return _move_rows(image, factor * _centres(tf.shape(image)[0]), fill)
+    return _move_rows(image, factor * _centers(tf.shape(image)[0]), fill)
 
 
 def _shear_y(image, factor, fill):
-    return _move_columns(image, factor * _centres(tf.shape(image)[1]), fill)
+    return _move_columns(image, factor * _centers(tf.shape(image)[1]), fill)
 
 
 def _translate_x(image, share, fill):
@@ -200,15 +200,15 @@ def _translate_y(image, share, fill):
     return _move_columns(image, tf.fill([width], share * tf.cast(height, tf.float64)), fill)
 
 
-def _centres(size):
+def _centers(size):
     return tf.range(tf.cast(size, tf.float64), dtype=tf.float64) + 0.5
 
 
 def _rotate(image, degrees, fill):
-    """Counter-clockwise around the image's centre."""
+    """Counter-clockwise around the image's center."""
     height, width = tf.unstack(tf.shape(image)[:2])
     rows, columns = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-    x = (_centres(width) - columns / 2)[tf.newaxis]
+    x = (_centers(width) - columns / 2)[tf.newaxis]
     cos, sin = tf.cos(degrees * (math.pi / 180)), tf.sin(degrees * (math.pi / 180))
 
     # Edge pixels twice more on each side, and beside each pixel the three to the right of it: then
@@ -238,7 +238,7 @@ def _rotate(image, degrees, fill):
 
     # One strip after the other: what lies between would not fit into the processor's cache.
     strips = -(-height // _STRIP)
-    y = tf.reshape(_centres(strips * _STRIP) - rows / 2, [strips, _STRIP, 1])
+    y = tf.reshape(_centers(strips * _STRIP) - rows / 2, [strips, _STRIP, 1])
     turned = tf.map_fn(strip, y, parallel_iterations=1, fn_output_signature=tf.uint8)
     return tf.reshape(turned, [-1, width, 3])[:height]
 

@@ -28,7 +28,7 @@ def rand_augment(
     Args:
         image: RGB (height, width, 3), uint8 or float from 0 to 255.
         key: int64 (2,).
-        mean: of the pixels divided by 255; rounded to a colour, it fills what comes from outside.
+        mean: of the pixels divided by 255; rounded to a color, it fills what comes from outside.
         layers: how many of the operations are drawn, uniformly, with replacement.
         probability: with which each that was drawn is applied.
         magnitude, magnitude_std: of the normal distribution from which each application's magnitude

@@ -64,10 +64,10 @@ def _resize_weights(size, result, interpolation):
     stretch = tf.maximum(scale, 1)
     length = tf.cast(tf.math.ceil(7 * scale + 2 * radius * stretch), tf.int32) + 1
     length = tf.minimum(length, size)
-    centres = (tf.range(-(-result // 8) * 8, dtype=tf.float32) + 0.5) * scale - 0.5
-    centres = tf.reshape(tf.minimum(centres, tf.cast(size, tf.float32)), [-1, 8, 1])
-    first = tf.cast(tf.math.ceil(centres[:, 0] - radius * stretch), tf.int32)
+    centers = (tf.range(-(-result // 8) * 8, dtype=tf.float32) + 0.5) * scale - 0.5
+    centers = tf.reshape(tf.minimum(centers, tf.cast(size, tf.float32)), [-1, 8, 1])
+    first = tf.cast(tf.math.ceil(centers[:, 0] - radius * stretch), tf.int32)
     places = tf.clip_by_value(first, 0, size - length) + tf.range(length)
-    distances = (tf.cast(places, tf.float32)[:, tf.newaxis] - centres) / stretch
+    distances = (tf.cast(places, tf.float32)[:, tf.newaxis] - centers) / stretch
     weights = kernel(tf.abs(distances))
     return places, weights / tf.reduce_sum(weights, axis=2, keepdims=True)

@@ -67,7 +67,7 @@ def load(config: Config) -> RunData:
         )
     if train.channels != 3 and config.augmentation.augmenter != "none":
         raise ConfigError(
-            f"`augmenter` must be none for {asked.source}, whose images have no colours. Received "
+            f"`augmenter` must be none for {asked.source}, whose images have no colors. Received "
             f"{config.augmentation.augmenter!r}."
         )
     return RunData(train, validation)

@@ -49,13 +49,13 @@ def width_first(photo, preprocessing):
 
 WITH_CROP = Preprocessing(224)
 WITHOUT_CROP = Preprocessing(384)
-GREY = Preprocessing(224, mean=(0.4,), std=(0.2,))
+GRAY = Preprocessing(224, mean=(0.4,), std=(0.2,))
 TWO_SIDES = Preprocessing((96, 160), 0.9, interpolation="bilinear")
 
 HEIGHT_FIRST = {
     WITH_CROP: (),
     WITHOUT_CROP: ("portrait", "narrow"),
-    GREY: (),
+    GRAY: (),
     TWO_SIDES: ("narrow",),
 }
 
@@ -92,7 +92,7 @@ def test_pictures_of_a_batch_do_not_touch_one_another():
 
 
 def test_sizes_and_offsets_are_rounded_alike():
-    """A ramp: one pixel aside, the mean would differ by nearly one grey level."""
+    """A ramp: one pixel aside, the mean would differ by nearly one gray level."""
     ramp = np.add.outer(np.arange(101), np.arange(199)).clip(0, 255)
     ramp = np.stack([ramp] * 3, axis=-1).astype(np.uint8)
     for height, width in ((101, 67), (67, 101), (64, 64), (50, 199), (33, 40), (100, 75), (1, 60)):

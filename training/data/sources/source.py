@@ -41,7 +41,7 @@ class Source(abc.ABC):
         synsets: For each label, if all classes are called so in the source and are ImageNet-1k's;
             else None.
         split: Which images of the source these are, in the words of tensorflow_datasets.
-        channels: 3, or 1 for grey images.
+        channels: 3, or 1 for gray images.
         mean, std: Of the channels' values in [0, 1], to normalize with.
     """
 
