@@ -17,17 +17,17 @@ def crop_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tf.Tensor:
-    """The box of a random resized crop. Source: torchvision's and timm's `RandomResizedCrop`.
+    """Draws the box of a random resized crop.
 
     Ten times an area and an aspect ratio are drawn (the ratio's logarithm uniformly); the first box
-    that fits is put somewhere in the image. If none fits, it is the largest central box whose ratio
-    is within bounds.
+    that fits is put somewhere in the image. If none fits, the result is the largest central box
+    whose ratio is within bounds. Source: torchvision's and timm's `RandomResizedCrop`.
 
     Args:
-        height, width: of the image; integers.
-        key: int64 (2,).
-        scale: bounds of the box's share of the image's area.
-        ratio: bounds of width / height.
+        height, width: Size of the image in pixels; integers.
+        key: Key of the draws, int64 (2,).
+        scale: Bounds of the box's share of the image's area. Defaults to (0.08, 1).
+        ratio: Bounds of width / height. Defaults to (3/4, 4/3).
 
     Returns:
         int32 (4,): top, left, height, width, as `tf.io.decode_and_crop_jpeg` takes it.
@@ -47,7 +47,7 @@ def crop_box(
 
 
 def flip(image: tf.Tensor, key: tf.Tensor, probability: float = 0.5) -> tf.Tensor:
-    """Mirrors an image (height, width, channels) left to right, with this probability."""
+    """Flips an image (height, width, channels) horizontally with this probability."""
     mirrored = uniform(key, FLIP, []) < probability
     return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: tf.identity(image))
 
@@ -57,8 +57,8 @@ def shift(image: tf.Tensor, key: tf.Tensor, limit: int) -> tf.Tensor:
 
     What comes from outside is 0. The image is (height, width, channels), of any type.
     """
-    room = tf.pad(image, [[limit, limit], [limit, limit], [0, 0]])
+    padded = tf.pad(image, [[limit, limit], [limit, limit], [0, 0]])
     top, left = tf.unstack(
         tf.random.stateless_uniform([2], step_key(key, SHIFT), 0, 2 * limit + 1, tf.int32)
     )
-    return tf.ensure_shape(tf.slice(room, [top, left, 0], tf.shape(image)), image.shape)
+    return tf.ensure_shape(tf.slice(padded, [top, left, 0], tf.shape(image)), image.shape)

@@ -18,18 +18,18 @@ def erase(
 ) -> tf.Tensor:
     """Replaces a random box by normal noise, with this probability.
 
-    Source: timm's `RandomErasing` in mode "pixel" with one box. Boxes as high or as wide as the
-    image are refused; after ten such the image stays whole.
+    Boxes as high or as wide as the image are rejected; after ten of them the image stays whole.
+    Source: timm's `RandomErasing` in mode "pixel" with one box.
 
     Args:
         image: float32 (height, width, channels), normalized.
-        key: int64 (2,).
-        probability: of trying to place a box.
-        area: bounds of the box's share of the image.
-        ratio: bounds of height / width, whose logarithm is uniform.
+        key: Key of the draws, int64 (2,).
+        probability: Probability of trying to place a box. Defaults to 0.25.
+        area: Bounds of the box's share of the image's area. Defaults to (0.02, 1/3).
+        ratio: Bounds of height / width, whose logarithm is uniform. Defaults to (0.3, 1/0.3).
 
     Returns:
-        As `image`.
+        An image of the same type and shape.
     """
     shape = tf.shape(image)
     image_height, image_width = tf.unstack(tf.cast(shape[:2], tf.float32))

@@ -21,24 +21,29 @@ def mix(
     smoothing: float = 0.1,
     augmenter: str = "timm",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each image of a batch, and its label, with that at the same place from the end.
+    """Mixes each image of a batch, and its label, with the one at the same place from the end.
 
-    Either by mixup, all pixels lambda to 1 - lambda, or by cutmix, which puts a box of the partner
-    into the image; for all images of the batch the same. Source: timm's `Mixup`, mode "batch", at
-    version 0.3.2, whose cutmix boxes have even sizes (in 1.0.31 they may be one pixel larger).
+    Either mixup, which blends all pixels lambda to 1 - lambda, or cutmix, which puts a box of the
+    partner into the image; all images of a batch are mixed the same way. Source: timm's `Mixup`,
+    mode "batch", at version 0.3.2, whose cutmix boxes have even sizes (in 1.0.31 they may be one
+    pixel larger).
 
     Args:
         images: float (batch, height, width, channels).
         labels: float (batch, classes), each summing to 1.
-        key: int64 (2,), the batch's.
-        mixup, cutmix: alpha of the beta distribution of lambda; 0 for never. If both are 0, labels
-            are only smoothed.
-        cutmix_probability: of cutmix where both are possible.
-        smoothing: share of each label that is spread over all classes.
-        augmenter: "timm"; "keras_cv": keras-cv's MixUp or CutMix instead; "none": only smooths.
+        key: Key of the batch's draws, int64 (2,).
+        mixup, cutmix: Alpha of the beta distribution of lambda; 0 for never. If both are 0, labels
+            are only smoothed. Default to 0.8 and 1.
+        cutmix_probability: Probability of cutmix where both are possible. Defaults to 0.5.
+        smoothing: Share of each label that is spread over all classes. Defaults to 0.1.
+        augmenter: "timm"; "keras_cv" for keras-cv's MixUp or CutMix instead; "none" to only smooth.
 
     Returns:
-        Images and labels, as they were.
+        Images and labels of the same types and shapes.
+
+    Raises:
+        ValueError: If the augmenter is unknown.
+        ImportError: If keras-cv is asked for and missing.
     """
     check_augmenter(augmenter)
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)

@@ -23,16 +23,16 @@ def rand_augment(
     magnitude: float = 9.0,
     magnitude_std: float = 0.5,
 ) -> tf.Tensor:
-    """timm's RandAugment with increasing severities: by default `rand-m9-mstd0.5-inc1`.
+    """Applies timm's RandAugment with increasing severities: by default `rand-m9-mstd0.5-inc1`.
 
     Args:
         image: RGB (height, width, 3), uint8 or float from 0 to 255.
-        key: int64 (2,).
-        mean: of the pixels divided by 255; rounded to a color, it fills what comes from outside.
-        layers: how many of the operations are drawn, uniformly, with replacement.
-        probability: with which each that was drawn is applied.
-        magnitude, magnitude_std: of the normal distribution from which each application's magnitude
-            is drawn, and then clipped to 0 to 10.
+        key: Key of the draws, int64 (2,).
+        mean: Mean of the pixels divided by 255. As a color, it fills what comes from outside.
+        layers: How many of the operations are drawn, uniformly, with replacement. Defaults to 2.
+        probability: Probability of applying each that was drawn. Defaults to 0.5.
+        magnitude, magnitude_std: Mean and standard deviation of the normal distribution that each
+            magnitude is drawn from, before it is clipped to [0, 10]. Default to 9 and 0.5.
 
     Returns:
         uint8, as large as `image`.

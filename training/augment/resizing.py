@@ -11,16 +11,17 @@ from training.augment.layout import to_uint8
 
 
 def resize(image: tf.Tensor, size: Any, interpolation: str = "bicubic") -> tf.Tensor:
-    """Resizes with antialiasing. If bicubic, it is Pillow's bicubic, but for the rounding.
+    """Resizes with antialiasing, as Pillow does but for the rounding. For training.
 
-    Pillow also rounds, and clips to 0 to 255, between its two passes, which here is done only at the
-    end. Of photos resized to 224 pixels, 4 to 21 % of the values differ, nearly all by one (the most
-    was 12, beside a hard edge), by 0.04 to 0.21 in the mean. TensorFlow's bicubic without antialiasing
-    is another function: 5 in the mean, when photos are shrunk to half their size.
+    Pillow also rounds, and clips to [0, 255], between its two passes; here that is done only at the
+    end. (Evaluation has `keras_cvt.images.graph.resize_and_crop`, which rounds as Pillow does.) Of
+    photos resized to 224 pixels, 4 to 21 % of the values differ, nearly all by one (at most by 12,
+    beside a hard edge), and 0.04 to 0.21 on average. TensorFlow's bicubic without antialiasing is
+    another function: it differs by 5 on average when photos are shrunk to half their size.
 
     Args:
         image: (height, width, channels), uint8 or float from 0 to 255.
-        size: of the result: one integer for a square, or (height, width), which may be a tensor.
+        size: Of the result: one integer for a square, or (height, width), which may be a tensor.
         interpolation: "bicubic" or "bilinear".
 
     Returns:

@@ -31,30 +31,30 @@ def train_transform(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Callable[[Any, tf.Tensor], tf.Tensor]:
-    """The recipe for one image.
+    """Makes the function that augments one image by the recipe.
 
     Args:
-        image_size: height and width of the result.
-        seed: the run's.
+        image_size: Height and width of the result, in pixels. Defaults to 224.
+        seed: The run's. Defaults to 0.
         crop: False if the image is already what `crop_box` chose.
         augmenter: "timm": `rand_augment`; "keras_cv": keras-cv's RandAugment with the same number
             of operations, probability and magnitude; "none": neither.
-        flip_probability: of a mirrored image.
-        erase_probability: of `erase`.
-        max_shift: of `shift`.
-        interpolation: of `resize`.
-        mean, std: of the pixels divided by 255, for each channel.
+        flip_probability: Probability of a horizontal flip. Defaults to 0.5.
+        erase_probability: Probability of `erase`. Defaults to 0.25.
+        max_shift: The `limit` of `shift`, in pixels. Defaults to 0.
+        interpolation: That of `resize`. Defaults to "bicubic".
+        mean, std: Of the pixels divided by 255, for each channel. Default to ImageNet's.
 
     Returns:
-        A function of (index, image). `index` is an integer, or a vector of some, that tells this
-        view of an image from all others of the run; its key is `key(seed, *index)`. The image is
+        A function of (index, image). `index` is an integer, or a vector of some, that distinguishes
+        this view of an image from all others of the run; its key is `key(seed, *index)`. The image is
         of any size: (height, width, channels), uint8, or float from 0 to 255; RGB, or whatever `mean`
         and `std` are for if the augmenter is "none". The function's result is float32 (image_size,
         image_size, channels), normalized.
 
     Raises:
-        ValueError: for an unknown augmenter.
-        ImportError: if keras-cv is asked for and missing.
+        ValueError: If the augmenter is unknown.
+        ImportError: If keras-cv is asked for and missing.
     """
     check_augmenter(augmenter)
     keras_cv_augment = keras_cv.rand_augment() if augmenter == "keras_cv" else None

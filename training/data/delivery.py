@@ -16,7 +16,11 @@ _SERVICE_ANSWERS = 30.0  # seconds
 
 
 def parts(batch_size: int, what: str, workers: int, replicas: int) -> tuple[int, int]:
-    """A worker's and a replica's rows of a batch."""
+    """Divides a batch: returns the rows of a worker, and those of a replica.
+
+    Raises:
+        ConfigError: If it can't be divided evenly. `what` names the batch.
+    """
     if batch_size % (workers * replicas):
         raise ConfigError(
             f"{what} must be a multiple of the number of devices, {workers * replicas}. Received "
@@ -26,13 +30,13 @@ def parts(batch_size: int, what: str, workers: int, replicas: int) -> tuple[int,
 
 
 def served(groups: Dataset, config: Config) -> Dataset:
-    """The same, prepared by the servers of a tf.data service.
+    """Lets the servers of a tf.data service prepare the groups.
 
-    They part the groups (of TFRecord, the epochs) among them as each has time: all are prepared once,
-    in no certain order; those of a server that fails are lost.
+    The servers share the groups (of TFRecord, the epochs) among them as each has time: all are
+    prepared once, in no particular order; those of a server that fails are lost.
 
     Raises:
-        ConfigError: if only this process can read the source, or there is no service.
+        ConfigError: If only this process can read the source, or there is no service.
     """
     if _internal.has_python(groups):
         raise ConfigError(
@@ -66,7 +70,7 @@ def as_tuples(batches: Dataset, *names: str) -> Dataset:
 
 
 def finished(batches: Dataset) -> Dataset:
-    """The same, prepared in advance, in order, on all of the processor."""
+    """Has the batches prepared in advance, in order, on all cores."""
     options = tf.data.Options()
     options.deterministic = True
     # Images are prepared side by side: to part each operation as well only costs.

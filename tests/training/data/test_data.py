@@ -20,6 +20,7 @@ from training import augment, data, show_batch
 from training import config as configs
 from training.config import Config, ConfigError
 from training.data import reading, sources
+from training.data.order import Order
 from training.data.sources import Example
 
 CLASSES = ("bird", "cat", "dog")
@@ -194,6 +195,35 @@ def test_gray_images_are_not_augmented_in_colour(digits):
 
 
 # Epochs
+
+
+def test_the_order_of_a_run_is_that_of_all_versions(digits):
+    """A run that another version has begun goes on with the same images."""
+    order = Order(
+        seed=3,
+        attempt=1,
+        worker=1,
+        workers=2,
+        batch_size=8,
+        rows=4,
+        group=2,
+        rows_per_epoch=16,
+        views=1,
+        first_step=1,
+        steps=3,
+    )
+    source = data.load(digits).train
+    groups = source.groups(order, lambda rows: rows.batch(order.group))
+    rows = [
+        tuple(group[key].tolist() for key in ("epoch", "place", "index"))
+        for group in groups.as_numpy_iterator()
+    ]
+    assert rows == [
+        ([0, 0], [12, 13], [215, 572]),
+        ([0, 0], [14, 15], [1067, 992]),
+        ([1, 1], [4, 5], [1043, 648]),
+        ([1, 1], [6, 7], [27, 82]),
+    ]
 
 
 def files_of(batches: list[tuple], images: sources.Source) -> list[int]:
