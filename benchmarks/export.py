@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +29,10 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import measure as shared
+from benchmarks.measure import BenchmarkError
+from keras_cvt._commands import WRONG_USE, Parser, command
+from keras_cvt._messages import one_line
+from keras_cvt._tables import markdown
 from training import startup
 
 
@@ -53,9 +57,10 @@ class Subject:
     options: dict[str, Any]
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("benchmarks.export", {BenchmarkError: WRONG_USE})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    parser = argparse.ArgumentParser(prog="benchmarks.export", description=__doc__.split("\n")[0])
+    parser = Parser(prog="benchmarks.export", description=__doc__.split("\n")[0])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/digits"), metavar="DIR")
     parser.add_argument(
         "--colour-model", type=Path, default=Path("runs/colour/model.keras"), metavar="FILE"
@@ -68,16 +73,23 @@ def main(argv: list[str] | None = None) -> int:
         try:
             check(arguments, Path(folder))
         except (ValueError, OSError, ImportError) as error:
-            print(f"benchmarks.export: error: {error}", file=sys.stderr)
-            return 2
+            raise BenchmarkError(one_line(error)) from None
         subjects = [MODELS[name](arguments, Path(folder)) for name in arguments.models]
         shared.print_facts(shared.machine())
-        print()
-        print("| model | format | quantization | MB | smaller | top-1 | agrees | logits | ms |")
-        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        head = (
+            "model",
+            "format",
+            "quantization",
+            "MB",
+            "smaller",
+            "top-1",
+            "agrees",
+            "logits",
+            "ms",
+        )
+        print("", *markdown([head]), sep="\n")
         for subject in subjects:
             measure(subject, Path(folder))
-    return 0
 
 
 def check(arguments: argparse.Namespace, folder: Path) -> None:

@@ -15,24 +15,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from benchmarks import measure
 from benchmarks.contenders import CONTENDERS, PRODUCTS, TORCH_COMPILED, Job, product_size
+from keras_cvt._commands import Parser, command, integer
 
 # And how much more a step computes than an answer: the gradients of weights and of activations.
 TASKS = {"gpu inference": 1, "gpu training": 3}
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("benchmarks.gpu", measure.STATUSES)
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch", type=int, nargs="+", default=[128], metavar="N")
-    parser.add_argument("--size", type=int, default=224, metavar="PIXELS")
+    parser = Parser(prog="benchmarks.gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=integer(1), nargs="+", default=[128], metavar="N")
+    parser.add_argument("--size", type=integer(1), default=224, metavar="PIXELS")
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     measure.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    measure.check_arguments(parser, arguments)
-    return measure.run(parser, arguments, compare)
+    measure.run(arguments, compare)
 
 
 def compare(arguments: argparse.Namespace) -> dict:

@@ -17,33 +17,33 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks import measure
 from benchmarks.contenders import TORCH_EAGER, Job
+from keras_cvt._commands import Parser, command, integer
 
 GROWING = (TORCH_EAGER, "CvT13 deployed, graph")
 SIZES = (224, 320, 448, 640, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("benchmarks.inference", measure.STATUSES)
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.inference", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
+    parser = Parser(prog="benchmarks.inference", description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=integer(1), nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--growth", action="store_true", help="measure growth instead")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=SIZES, metavar="PIXELS", help="of --growth"
+        "--sizes", type=integer(32), nargs="+", default=SIZES, metavar="PIXELS", help="of --growth"
     )
     measure.add_arguments(parser, "inference")
     arguments = parser.parse_args(argv)
-    measure.check_arguments(parser, arguments)
-    if len(set(arguments.sizes)) < 2 or min(arguments.sizes) < 32:
-        parser.error("--sizes must be two or more different ones, of at least 32.")
-    return measure.run(parser, arguments, growth if arguments.growth else compare)
+    if len(set(arguments.sizes)) < 2:
+        parser.error("--sizes must be two or more different ones.")
+    measure.run(arguments, growth if arguments.growth else compare)
 
 
 def compare(arguments: argparse.Namespace) -> dict:

@@ -15,7 +15,6 @@ time, times the cores.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import multiprocessing
@@ -32,9 +31,11 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.measure import CORES
+from keras_cvt import _commands
+from keras_cvt._commands import WRONG_USE, Parser, command
 from training import config as configs
 from training import startup
-from training.config import Config, ConfigError, OneLineErrors
+from training.config import Config, ConfigError
 
 PHOTO_SIZE = (500, 375)
 PILLOW_BATCH = 64
@@ -43,40 +44,37 @@ PILLOW_FILES = 1024  # at most
 Speed = tuple[float, float]  # images per second, of the clock and of the processor
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("benchmarks.input", {ConfigError: WRONG_USE})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    try:
-        arguments = _parser().parse_args(argv)
-        with tempfile.TemporaryDirectory() as folder:
-            sets = list(arguments.set)
-            if arguments.photos:
-                make_photos(Path(folder), arguments.photos)
-                sets += [f"source=folder:{folder}", "train_split=none"]
-            config = configs.load(arguments.config, sets)
-            startup.quiet_tensorflow()
-            benchmark(config, arguments.seconds, arguments.rounds)
-    except ConfigError as error:
-        print(f"benchmarks.input: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = _parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        sets = list(arguments.set)
+        if arguments.photos:
+            make_photos(Path(folder), arguments.photos)
+            sets += [f"source=folder:{folder}", "train_split=none"]
+        config = configs.load(arguments.config, sets)
+        startup.quiet_tensorflow()
+        benchmark(config, arguments.seconds, arguments.rounds)
 
 
-def _parser() -> argparse.ArgumentParser:
-    def positive(kind: Callable, above: int = 0) -> Callable:
-        def parse(text: str) -> Any:
-            value = kind(text)
-            if not value > above:
-                raise ValueError
-            return value
-
-        return parse
-
-    parser = OneLineErrors(prog="benchmarks.input", description=__doc__.split("\n")[0])
+def _parser() -> Parser:
+    parser = Parser(prog="benchmarks.input", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--seconds", type=positive(float), default=10.0, help="for each number")
-    parser.add_argument("--photos", type=positive(int), metavar="N", help="make so many photos")
-    parser.add_argument("--rounds", type=positive(int, 1), default=9, help="of the comparison")
+    parser.add_argument(
+        "--seconds",
+        type=_commands.number(above=0),
+        default=10.0,
+        metavar="S",
+        help="for each number",
+    )
+    parser.add_argument(
+        "--photos", type=_commands.integer(1), metavar="N", help="make so many photos"
+    )
+    parser.add_argument(
+        "--rounds", type=_commands.integer(2), default=9, metavar="N", help="of the comparison"
+    )
     return parser
 
 

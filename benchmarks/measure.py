@@ -14,14 +14,15 @@ import random
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, TORCH_EAGER, Job
-from keras_cvt._files import write_text
+from keras_cvt._commands import WRONG_USE, integer, number
+from keras_cvt._files import check_file, write_text
+from keras_cvt._tables import markdown
 from training import startup
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,10 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 
 class BenchmarkError(Exception):
     """What keeps a comparison from being made. The message is one line."""
+
+
+# The exit status of what is expected to go wrong in all comparisons.
+STATUSES = {BenchmarkError: WRONG_USE, OSError: WRONG_USE}
 
 
 class Contender:
@@ -158,8 +163,7 @@ def table(title: str, base: str, figures: dict[str, dict[str, Any]], memory: boo
         cells = [name, f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f}"]
         cells += [f"{low:.2f}-{high:.2f}", f"{row['best']:.1f}", f"{row['ratio_of_best']:.2f}"]
         lines.append([*cells, f"{row['bytes_per_image'] / 1e6:.0f}"])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line if memory else line[:-1])} |" for line in lines)
+    return "\n".join(markdown([line if memory else line[:-1] for line in lines]))
 
 
 def machine() -> dict[str, str]:
@@ -210,16 +214,20 @@ def compare(task: str, arguments: argparse.Namespace, sizes: Sequence[int] = (22
 
 def add_arguments(parser: argparse.ArgumentParser, task: str | None = None) -> None:
     """The arguments that all comparisons have; with a task, one that chooses among its contenders."""
-    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="at least 3")
+    parser.add_argument("--rounds", type=integer(3), default=11, metavar="N", help="default: 11")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=integer(1),
         default=CORES,
         metavar="N",
         help="of each contender, on the processor",
     )
     parser.add_argument(
-        "--seconds", type=float, default=1.0, metavar="S", help="of a contender in a round"
+        "--seconds",
+        type=number(above=0),
+        default=1.0,
+        metavar="S",
+        help="of a contender in a round",
     )
     if task:
         names = list(CONTENDERS[task])
@@ -234,36 +242,17 @@ def add_arguments(parser: argparse.ArgumentParser, task: str | None = None) -> N
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
 
 
-def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Ends the program with a line that says which argument is wrong."""
-    if min(*arguments.batch, arguments.threads) < 1 or arguments.seconds <= 0:
-        parser.error("--batch, --threads and --seconds must be above 0.")
-    if arguments.rounds < 3:
-        parser.error(f"--rounds must be at least 3. Received {arguments.rounds}.")
-    check_folder(parser, arguments.json)
+def run(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict]) -> None:
+    """Measures, and writes the figures where asked.
 
-
-def check_folder(parser: argparse.ArgumentParser, path: Path | None) -> None:
-    """Ends the program if a file that comes only after the work can't be written there."""
-    if path is not None and not path.absolute().parent.is_dir():
-        parser.error(f"There is no folder {path.parent} to write {path.name} in.")
-    if path is not None and path.is_dir():
-        parser.error(f"{path} is a folder; it must be a file.")
-
-
-def run(
-    parser: argparse.ArgumentParser,
-    arguments: argparse.Namespace,
-    measure: Callable[[argparse.Namespace], dict],
-) -> int:
-    """Measures, and writes the figures where asked. Returns the command's exit status."""
+    Raises:
+        BenchmarkError: If something that the comparison needs is missing.
+        OSError: If the figures can't be written; known before the work.
+    """
+    if arguments.json:
+        check_file(arguments.json)
     facts = machine()
     print_facts({**facts, "threads": arguments.threads})
-    try:
-        report = {"machine": facts, **measure(arguments)}
-    except BenchmarkError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    report = {"machine": facts, **measure(arguments)}
     if arguments.json:
         write_text(arguments.json, json.dumps(report, indent=1) + "\n")
-    return 0

@@ -7,24 +7,25 @@ their ends the half of the rounds in the middle.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import check_folder
-from keras_cvt._files import replacing
+from benchmarks.measure import BenchmarkError
+from keras_cvt import _figures
+from keras_cvt._commands import WRONG_USE, Parser, command
+from keras_cvt._files import check_file
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("benchmarks.picture", {BenchmarkError: WRONG_USE, OSError: WRONG_USE})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.picture", description=__doc__.partition("\n")[0]
-    )
+    parser = Parser(prog="benchmarks.picture", description=__doc__.partition("\n")[0])
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
     arguments = parser.parse_args(argv)
-    check_folder(parser, arguments.output)
+    check_file(arguments.output)
     try:
         reports = [json.loads(path.read_text()) for path in arguments.files]
         tables = [
@@ -32,29 +33,17 @@ def main(argv: list[str] | None = None) -> int:
             for report in reports
             for title, figures in report["tables"].items()
         ]
-    except (OSError, ValueError, KeyError) as error:
-        print(f"benchmarks.picture: error: not what --json writes: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, KeyError) as error:
+        raise BenchmarkError(f"not what --json writes: {error}") from None
     draw(tables, reports[0]["machine"], arguments.output)
-    return 0
 
 
 def draw(tables: list[tuple[str, dict]], machine: dict[str, str], output: Path) -> None:
     """Writes a picture with a column of bars for each table of figures by name."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     heights = [len(figures) for _, figures in tables]
-    figure, axes = pyplot.subplots(
-        len(tables),
-        figsize=(8, 0.27 * sum(heights) + 0.8 * len(tables)),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis, (title, figures) in zip(axes[:, 0], tables, strict=True):
+    size = (8, 0.27 * sum(heights) + 0.8 * len(tables))
+    figure, axes = _figures.grid(len(tables), 1, size, height_ratios=heights)
+    for axis, (title, figures) in zip(axes, tables, strict=True):
         ratios = [row["ratio"] for row in figures.values()]
         spread = [
             [row["ratio"] - row["quartiles"][0] for row in figures.values()],
@@ -69,14 +58,12 @@ def draw(tables: list[tuple[str, dict]], machine: dict[str, str], output: Path) 
         axis.invert_yaxis()
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1, 0].set_xlabel(
+    axes[-1].set_xlabel(
         f"speed, official PyTorch in eager mode = 1; {machine['processor']}, {machine['cores']} cores, "
         f"{machine['date']}",
         fontsize=8,
     )
-    with replacing(output) as temporary:
-        figure.savefig(temporary, dpi=100)
-    pyplot.close(figure)
+    _figures.save(figure, output, dpi=100)
 
 
 # How the names of this library's contenders begin.

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from benchmarks import measure
+from keras_cvt._commands import Parser, command, integer
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("benchmarks.training", measure.STATUSES)
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.training", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32], metavar="N")
-    parser.add_argument("--size", type=int, default=224, metavar="PIXELS")
+    parser = Parser(prog="benchmarks.training", description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=integer(1), nargs="+", default=[16, 32], metavar="N")
+    parser.add_argument("--size", type=integer(1), default=224, metavar="PIXELS")
     measure.add_arguments(parser, "training")
     arguments = parser.parse_args(argv)
-    measure.check_arguments(parser, arguments)
-    return measure.run(parser, arguments, compare)
+    measure.run(arguments, compare)
 
 
 def compare(arguments: argparse.Namespace) -> dict:

@@ -7,17 +7,18 @@ does it; it is not saved, all else is what a user runs. A notebook with an error
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from keras_cvt._commands import Parser, command
 from keras_cvt._files import replacing
 
 FOLDER = Path(__file__).parent
@@ -105,9 +106,10 @@ def execute(name: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns 0, or 1 if a notebook has raised an error."""
-    parser = argparse.ArgumentParser(prog="colab.run", description=__doc__.partition("\n")[0])
+@command("colab.run", {})
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns 0, 1 if a notebook has raised an error, 2 if there is no such notebook."""
+    parser = Parser(prog="colab.run", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NOTEBOOKS))
     names = parser.parse_args(argv).names
     if unknown := set(names) - set(NOTEBOOKS):
@@ -115,12 +117,13 @@ def main(argv: list[str] | None = None) -> int:
     for name in names or NOTEBOOKS:
         try:
             notebook = execute(name)
-        except CellExecutionError as error:
+        except CellExecutionError as error:  # with a traceback, which says where
             print(f"colab.run: {name}: {error}", file=sys.stderr)
             return 1
-        with replacing(FOLDER / f"{name}.ipynb") as temporary:
+        path = FOLDER / f"{name}.ipynb"
+        with replacing(path) as temporary:
             nbformat.write(notebook, temporary)
-        print(f"{name}: {(FOLDER / f'{name}.ipynb').stat().st_size / 1000:.0f} kB", flush=True)
+        print(f"{name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
     return 0
 
 

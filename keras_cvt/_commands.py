@@ -143,10 +143,10 @@ def image_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def crop(text: str) -> float | str | None:
-    """A crop as `keras_cvt.load_image` takes it: a share of a picture's side, "official" or None."""
+def crop(text: str) -> float | str:
+    """A share of a picture's side, more than 0 and at most 1; or "official" or "none"."""
     if text in ("official", "none"):
-        return None if text == "none" else text
+        return text
     try:
         value = float(text)
     except ValueError:

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training import config as configs
+from keras_cvt._commands import WRONG_USE, Parser, check_suffix, command
+from keras_cvt._files import check_file
+from keras_cvt._tables import aligned
 from training.config import ConfigError
 from training.config.settings import as_text
 from training.runs.folder import RunFolder
@@ -49,22 +51,18 @@ class Run:
     finished: bool
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("training.compare", {ConfigError: WRONG_USE, OSError: WRONG_USE})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    parser = configs.OneLineErrors(
+    parser = Parser(
         prog="training.compare", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of runs")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=" or ".join(PICTURES)
     )
-    try:
-        arguments = parser.parse_args(argv)
-        compare(arguments.runs, arguments.output)
-    except ConfigError as error:
-        print(f"training.compare: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = parser.parse_args(argv)
+    compare(arguments.runs, arguments.output)
 
 
 def compare(folders: Sequence[Path], output: Path) -> None:
@@ -75,13 +73,12 @@ def compare(folders: Sequence[Path], output: Path) -> None:
         output: the picture, a PNG, SVG or PDF; replaced if it is there.
 
     Raises:
-        ConfigError: for a folder that is no run's, or is given twice, or an output that can't be
-            written.
+        ConfigError: for a folder that is no run's, or is given twice.
+        UsageError: for an output with another ending.
+        OSError: for an output that can't be written.
     """
-    if output.suffix.lower() not in PICTURES:
-        raise ConfigError(f"--output must end in {' or '.join(PICTURES)}. Received {output.name}.")
-    if not output.absolute().parent.is_dir():
-        raise ConfigError(f"There is no folder {output.parent} to write {output.name} in.")
+    check_suffix(output, PICTURES)
+    check_file(output)
     runs = [read(folder) for folder in folders]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
@@ -89,10 +86,7 @@ def compare(folders: Sequence[Path], output: Path) -> None:
 
     from training.runs import curves  # matplotlib takes a second to import
 
-    try:
-        curves.save_comparison({run.name: run.epochs for run in runs}, output)
-    except OSError as error:
-        raise ConfigError(f"{output} can't be written: {error.strerror}.") from None
+    curves.save_comparison({run.name: run.epochs for run in runs}, output)
     print(table(runs))
     print(f"\n{output}: their curves.")
 
@@ -133,11 +127,7 @@ def table(runs: Sequence[Run]) -> str:
     for key, form in RESULTS.items():
         lines.append([key, *(form.format(run.epochs[-1][key]) for run in runs)])
     lines.append(["finished", *("yes" if run.finished else "no" for run in runs)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    texts = aligned(lines)
     rule = "-" * max(map(len, texts))
     return "\n".join(
         [texts[0], rule, *texts[1:border], *([rule] if border > 1 else []), *texts[border:]]

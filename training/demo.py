@@ -16,13 +16,20 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_cvt import _figures
+from keras_cvt._commands import WRONG_USE, Parser, command, integer
 from keras_cvt._files import replacing
+from keras_cvt._messages import one_line
+from keras_cvt._tables import aligned
 from training import startup
-from training.config import ConfigError, OneLineErrors
+from training.config import ConfigError
 from training.runs.folder import RunFolder
+
+FAILED = 1
 
 TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
 
@@ -31,25 +38,19 @@ class DemoError(Exception):
     """Something that should hold does not. The message is one line."""
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("training.demo", {ConfigError: WRONG_USE, DemoError: FAILED})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    parser = OneLineErrors(prog="training.demo", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="training.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--min-top1", type=float, default=0.0, metavar="SHARE", help="fail below; 0.97 is 97 %%"
     )
     parser.add_argument(
-        "--count", type=int, default=16, metavar="N", help="how many images to show, at least 1"
+        "--count", type=integer(1), default=16, metavar="N", help="how many images to show"
     )
-    try:
-        arguments = parser.parse_args(argv)
-        if arguments.count < 1:
-            raise ConfigError(f"--count must be at least 1. Received {arguments.count}.")
-        demo(arguments.run_dir, arguments.min_top1, arguments.count)
-    except (ConfigError, DemoError) as error:
-        print(f"training.demo: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+    arguments = parser.parse_args(argv)
+    demo(arguments.run_dir, arguments.min_top1, arguments.count)
 
 
 def demo(run_dir: Path, min_top1: float, count: int) -> None:
@@ -70,15 +71,18 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         raise DemoError(f"Held-out accuracy is {report['top1']:.2%}, less than {min_top1:.2%}.")
 
     startup.quiet_tensorflow()
-    import keras
     import numpy as np
 
     from keras_cvt import export
+    from keras_cvt._model_files import load_model
     from training import data
 
     images = data.load(config)
     held_out, labels = data.evaluation_arrays(config, images)
-    model = keras.models.load_model(run.model)
+    try:
+        model = load_model(run.model)
+    except (ValueError, OSError) as error:
+        raise ConfigError(one_line(error)) from None
     with replacing(run_dir / "saved_model") as temporary:
         # The digits are normalized to -1 to 1, and have no margin to crop.
         export.to_saved_model(
@@ -99,11 +103,12 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         raise DemoError(f"The report says {report['correct']} right, the exported model {correct}.")
 
     shown = range(min(count, len(answers)))
-    print("\nimage  label  answer  probability")
+    rows = [("image", "label", "answer", "probability", "")]
     for i in shown:
         label, answer = (images.class_names[k] for k in (labels[i], predicted[i]))
-        mark = "" if label == answer else "  wrong"
-        print(f"{i:5}  {label:>5}  {answer:>6}  {answers[i].max():10.1%}{mark}")
+        mark = "" if label == answer else "wrong"
+        rows.append((str(i), label, answer, f"{answers[i].max():.1%}", mark))
+    print("", *aligned(rows, right=range(4)), sep="\n")
     picture = run_dir / "predictions.png"
     draw(held_out, labels, images.class_names, answers, shown, picture)
     print(f"\n{saved_model}  the exported model\n{picture}  these images")
@@ -155,26 +160,16 @@ def answer_without_keras(saved_model: Path, images: Any) -> Any:
 
 def draw(images: Any, labels: Any, class_names: Any, answers: Any, shown: Any, path: Path) -> None:
     """Draws held-out images with label, answer and probability into a PNG; wrong answers in red."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = 8
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
-    for i in shown:
+    figure, places = _figures.image_grid(len(shown), (1.5, 1.9))
+    for axes, i in zip(places, shown, strict=False):
         label, answer = labels[i], answers[i].argmax()
-        grid[i].imshow(images[i], cmap="gray_r")
-        grid[i].set_title(
+        axes.imshow(images[i], cmap="gray_r")
+        axes.set_title(
             f"label {class_names[label]}\n{class_names[answer]}: {answers[i].max():.1%}",
             color="black" if label == answer else "red",
             fontsize=10,
         )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    _figures.save(figure, path, dpi=100)
 
 
 if __name__ == "__main__":

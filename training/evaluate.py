@@ -29,54 +29,42 @@ Exit status: 0 done, 2 can't be done as asked, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from keras_cvt._files import write_text
+from keras_cvt._commands import WRONG_USE, Parser, command, crop
+from keras_cvt._files import check_file, write_text
 from training import startup
-from training.config import PRECISIONS, ConfigError, OneLineErrors
+from training.config import PRECISIONS, ConfigError
 from training.evaluation.report import summary
 from training.evaluation.settings import STRATEGIES, VARIANTS, Settings
 
 # TensorFlow, and Keras with it, takes seconds to import: only after the command line is understood.
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(
+    "training.evaluate",
+    {ConfigError: WRONG_USE, OSError: WRONG_USE},
+    interrupted="There is no result.",
+)
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    try:
-        options = _parser().parse_args(argv)
-        _check(options)
-        settings = _settings(options)
-        startup.quiet_tensorflow()
-        from training.evaluation.evaluation import evaluate
+    options = _parser().parse_args(argv)
+    _check(options)
+    settings = _settings(options)
+    startup.quiet_tensorflow()
+    from training.evaluation.evaluation import evaluate
 
-        report = evaluate(settings)
-        if options.output is not None:
-            write_text(options.output, json.dumps(report, indent=2) + "\n")
-    except (ConfigError, OSError) as error:
-        print(f"training.evaluate: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted: there is no result.", file=sys.stderr)
-        return 130
+    report = evaluate(settings)
+    if options.output is not None:
+        write_text(options.output, json.dumps(report, indent=2) + "\n")
     print(summary(report))
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    def crop(text: str) -> float | str:
-        if text in ("official", "none"):
-            return text
-        with contextlib.suppress(ValueError):
-            if 0 < float(text) <= 1:
-                return float(text)
-        raise argparse.ArgumentTypeError(
-            f"must be official, none, or more than 0 and at most 1. Received {text!r}."
-        )
-
-    parser = OneLineErrors(
+    parser = Parser(
         prog="training.evaluate", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     parser.add_argument(
@@ -91,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="such as validation[:10%%]; default: the usual one")
     parser.add_argument("--data-dir", metavar="DIR", help="of prepared tfds data sets")
     parser.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="default: what the weights are for"
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="default: what the weights are for",
     )
     parser.add_argument(
         "--crop",
@@ -101,7 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         "whole image, squeezed into a square; official: 0.875 below 384 pixels, else none; default: "
         "the run's, else official",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="of all devices; default 64")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="of all devices; default 64",
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--strategy", choices=STRATEGIES, default="auto", help="the devices")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="for the report")
@@ -130,10 +127,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.data is None and not path.is_dir():
         raise ConfigError("--data must be given: only the folder of a run has images of its own.")
     if options.output is not None:
-        if not options.output.parent.is_dir():
-            raise ConfigError(f"--output: there is no folder {options.output.parent}.")
-        if options.output.is_dir():
-            raise ConfigError(f"--output must be a file. {options.output} is a folder.")
+        check_file(options.output)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -23,56 +23,58 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from keras_cvt._commands import WRONG_USE, Parser, command, integer
 from training import startup
-from training.config import ConfigError, OneLineErrors
+from training.config import ConfigError
 
 FORMATS = ("tfrecord", "array_record")
 
 SHARD_SIZE = 256  # MB
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("training.prepare", {ConfigError: WRONG_USE})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 2 can't be done as asked, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    kind, _, place = arguments.source.partition(":")
+    _check(arguments, kind, place)
+    startup.quiet_tensorflow()
     try:
-        arguments = _parser().parse_args(argv)
-        kind, _, place = arguments.source.partition(":")
-        _check(arguments, kind, place)
-        startup.quiet_tensorflow()
-        from training.data.records.folder import read_folder
-        from training.data.records.tars import read_tars
-        from training.data.records.tfds import prepare_tfds
-        from training.data.records.writer import write_records
-
-        if kind == "tfds":
-            result = prepare_tfds(place, arguments.data_dir, arguments.tars, arguments.format)
-        else:
-            read = {"folder": read_folder, "tars": read_tars}[kind]
-            size = arguments.shard_size * 10**6
-            result = write_records(*read(place), Path(arguments.output), arguments.format, size)
-    except ConfigError as error:
-        print(f"training.prepare: error: {error}", file=sys.stderr)
-        return 2
+        print(_prepared(arguments, kind, place))
     except KeyboardInterrupt:
         then = "begins anew" if kind == "tfds" else "goes on from here"
-        print(f"\nInterrupted. The same command {then}.", file=sys.stderr)
-        return 130
-    print(result)
-    return 0
+        raise KeyboardInterrupt(f"The same command {then}.") from None
+
+
+def _prepared(arguments: argparse.Namespace, kind: str, place: str) -> str:
+    """Writes the record files; returns what is written, in a few lines."""
+    from training.data.records.folder import read_folder
+    from training.data.records.tars import read_tars
+    from training.data.records.tfds import prepare_tfds
+    from training.data.records.writer import write_records
+
+    if kind == "tfds":
+        return prepare_tfds(place, arguments.data_dir, arguments.tars, arguments.format)
+    read = {"folder": read_folder, "tars": read_tars}[kind]
+    size = arguments.shard_size * 10**6
+    return write_records(*read(place), Path(arguments.output), arguments.format, size)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineErrors(
-        prog="training.prepare", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
+    parser = Parser(prog="training.prepare", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("source", metavar="SOURCE", help="tfds:NAME, folder:PATH or tars:PATH")
     parser.add_argument("--output", metavar="DIR", help="for folder: and tars:")
     parser.add_argument("--data-dir", metavar="DIR", help="for tfds:, default: tfds' own")
     parser.add_argument("--tars", type=Path, metavar="DIR", help="for tfds:, files that you have")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
     parser.add_argument(
-        "--shard-size", type=int, metavar="MB", help=f"of a file, about; default {SHARD_SIZE}"
+        "--shard-size",
+        type=integer(1),
+        metavar="MB",
+        help=f"of a file, about; default {SHARD_SIZE}",
     )
     return parser
 
@@ -90,9 +92,7 @@ def _check(arguments: argparse.Namespace, kind: str, place: str) -> None:
             raise ConfigError(f"{kind}: has no --{option.replace('_', '-')}.")
     if kind != "tfds" and (arguments.output is None or "://" in arguments.output):
         raise ConfigError(f"{kind}: needs --output DIR, a folder of this machine.")
-    arguments.shard_size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
-    if arguments.shard_size < 1:
-        raise ConfigError(f"--shard-size must be at least 1. Received {arguments.shard_size}.")
+    arguments.shard_size = arguments.shard_size or SHARD_SIZE
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Above each are its classes and their shares of the label, before smoothing.
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,60 +15,67 @@ from typing import Any
 
 import numpy as np
 
-from keras_cvt._files import replacing
+from keras_cvt import _figures
+from keras_cvt._commands import WRONG_USE, Parser, command, integer
 from training import config as configs
 from training import startup
-from training.config import ConfigError, OneLineErrors
+from training.config import Config, ConfigError
 
 # TensorFlow and matplotlib take seconds to import: only after the command line is understood.
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("training.show_batch", {ConfigError: WRONG_USE})
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 2 can't be done as asked."""
-    try:
-        arguments = _parser().parse_args(argv)
-        config = configs.load(arguments.config, arguments.set)
-        startup.quiet_tensorflow()
-        import tensorflow as tf
+    arguments = _parser().parse_args(argv)
+    config = configs.load(arguments.config, arguments.set)
+    startup.quiet_tensorflow()
+    from training import data
 
-        from training import data as datasets
-
-        data = datasets.load(config)
-        damaged = datasets.Damaged(config.data.max_damaged)
-        batches = datasets.training_batches(config, data, damaged, first_step=arguments.batch)
-        try:
-            images, labels = next(iter(batches.as_numpy_iterator()))
-        except tf.errors.OpError as error:
-            raise damaged.error or error from None
-        save(images, labels, data, arguments.output, arguments.images)
-    except ConfigError as error:
-        print(f"training.show_batch: error: {error}", file=sys.stderr)
-        return 2
-    except StopIteration:
-        print(
-            f"training.show_batch: error: `--batch` must be less than the number of the run's "
-            f"batches. Received {arguments.batch}.",
-            file=sys.stderr,
-        )
-        return 2
+    source = data.load(config)
+    images, labels = _batch(config, source, arguments.batch)
+    save(images, labels, source, arguments.output, arguments.images)
     print(f"{arguments.output}: batch {arguments.batch} of {arguments.config}.")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    def natural(text: str) -> int:
-        value = int(text)
-        if value < 0:
-            raise ValueError
-        return value
-
-    parser = OneLineErrors(prog="training.show_batch", description=__doc__.split("\n")[0])
+def _parser() -> Parser:
+    parser = Parser(prog="training.show_batch", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
-    parser.add_argument("--batch", type=natural, default=0, help="its number in the run, from 0")
-    parser.add_argument("--images", type=natural, default=32, help="at most so many; default 32")
+    parser.add_argument(
+        "--batch", type=integer(0), default=0, metavar="N", help="its number in the run, from 0"
+    )
+    parser.add_argument(
+        "--images", type=integer(1), default=32, metavar="N", help="at most so many; default 32"
+    )
     return parser
+
+
+def _batch(config: Config, source: Any, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a training batch.
+
+    Args:
+        source: What `training.data.load` returns.
+        number: The batch's number in the run, from 0.
+
+    Raises:
+        ConfigError: If the run has no such batch, or too many images are damaged.
+    """
+    import tensorflow as tf
+
+    from training import data
+
+    damaged = data.Damaged(config.data.max_damaged)
+    batches = data.training_batches(config, source, damaged, first_step=number)
+    try:
+        return next(iter(batches.as_numpy_iterator()))
+    except tf.errors.OpError as error:
+        raise damaged.error or error from None
+    except StopIteration:
+        raise ConfigError(
+            f"`--batch` must be less than the number of the run's batches. Received {number}."
+        ) from None
 
 
 def save(images: np.ndarray, labels: np.ndarray, data: Any, path: Path, most: int = 32) -> None:
@@ -83,26 +88,14 @@ def save(images: np.ndarray, labels: np.ndarray, data: Any, path: Path, most: in
         path: of the picture.
         most: how many images are drawn at most.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     images, labels = images[: max(most, 1)], labels[: max(most, 1)]
     pixels = denormalized(images, getattr(data, "mean", 0.5), getattr(data, "std", 0.5))
-    columns = min(8, len(images))
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.9 * columns, 2.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
-        if place < len(images):
-            shown = pixels[place]
-            axes.imshow(
-                shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1
-            )
-            axes.set_title(caption(labels[place], data.class_names), fontsize=8)
+    figure, places = _figures.image_grid(len(images), (1.9, 2.2))
+    for axes, shown, label in zip(places, pixels, labels, strict=False):
+        axes.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(caption(label, data.class_names), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    _figures.save(figure, path, dpi=120)
 
 
 def denormalized(images: np.ndarray, mean: Any, std: Any) -> np.ndarray:

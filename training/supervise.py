@@ -23,27 +23,23 @@ others say the same. Workers don't outlive their supervisor, even if it is kille
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import ConfigError, OneLineErrors
+from keras_cvt._commands import WRONG_USE, Parser, command, integer, number
+from training.config import ConfigError
 from training.distribute.supervisor import supervise
 from training.runs.folder import default_folder
 
 
+@command("training.supervise", {ConfigError: WRONG_USE})
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see above."""
-    try:
-        options, args = _parse(sys.argv[1:] if argv is None else argv)
-        workers = _choose_workers(options.workers)
-        run_dir = _check_args(args, workers)
-    except ConfigError as error:
-        print(f"training.supervise: error: {error}", file=sys.stderr)
-        return 2
+    options, args = _parse(sys.argv[1:] if argv is None else argv)
+    workers = _choose_workers(options.workers)
+    run_dir = _check_args(args, workers)
     command = [sys.executable, "-m", "training.train", *args]
     return supervise(command, run_dir, workers, options.restarts, options.backoff)
 
@@ -51,19 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """This command's options, and what comes after `--`."""
 
-    def at_least(least: int, kind: type) -> Callable[[str], float]:
-        def value(text: str) -> float:
-            with contextlib.suppress(ValueError):
-                if least <= kind(text) < math.inf:
-                    return kind(text)
-            what = "an integer" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(
-                f"must be {what}, at least {least}. Received {text!r}."
-            )
-
-        return value
-
-    parser = OneLineErrors(
+    parser = Parser(
         prog="training.supervise",
         usage="%(prog)s [--workers N] [--restarts N] [--backoff SECONDS] -- ARGS",
         description="Trains in several processes, and starts them anew when one dies.",
@@ -72,20 +56,20 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--workers",
-        type=at_least(1, int),
+        type=integer(1),
         metavar="N",
         help="processes on this machine; default: 1, or what a cluster's scheduler has set",
     )
     parser.add_argument(
         "--restarts",
-        type=at_least(0, int),
+        type=integer(0),
         default=10,
         metavar="N",
         help="give up after so many without a new checkpoint; default %(default)s",
     )
     parser.add_argument(
         "--backoff",
-        type=at_least(0, float),
+        type=number(0),
         default=5.0,
         metavar="SECONDS",
         help="pause before a restart, doubled for each without a new checkpoint; default %(default)s",
@@ -120,7 +104,7 @@ def _check_args(args: list[str], workers: int | None) -> Path:
     Raises:
         ConfigError: if the arguments don't say one, or are not for several workers.
     """
-    parser = OneLineErrors(add_help=False, allow_abbrev=False)
+    parser = Parser(prog="training.supervise", add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--strategy")

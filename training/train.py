@@ -37,10 +37,11 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_cvt._commands import WRONG_USE, Parser, command
 from training import config as configs
 from training import startup
 from training.config import Config, ConfigError
@@ -50,18 +51,21 @@ from training.runs.lock import RunLock
 from training.runs.report import summary
 from training.runs.run_checkpoints import DiskError, RunCheckpoints
 
-CANNOT_GO_ON = 3
-
+FAILED, CANNOT_GO_ON = 1, 3
 WORKER_LOST = 75  # "temporary failure" among the conventional exit statuses
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(
+    "training.train",
+    {ConfigError: WRONG_USE, RunError: CANNOT_GO_ON, WorkerLost: WORKER_LOST, DiskError: FAILED},
+    interrupted="The same command goes on after the last checkpoint.",
+)
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    run_dir = None
-    try:
-        arguments = _parser().parse_args(argv)
-        run_dir = arguments.run_dir or default_folder(arguments.config)
-        strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
+    arguments = _parser().parse_args(argv)
+    run_dir = arguments.run_dir or default_folder(arguments.config)
+    strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
+    with _removed_if_empty(run_dir):
         config = configs.load(arguments.config, arguments.set + strategy)
         resume = other_run(config, arguments.resume)
         report = open_run(config, run_dir)
@@ -72,27 +76,23 @@ def main(argv: list[str] | None = None) -> int:
             startup.quiet_tensorflow()
             startup.make_deterministic()
             report = train(config, run_dir, resume)
-    except (ConfigError, RunError, WorkerLost, DiskError) as error:
-        print(f"training.train: error: {error}", file=sys.stderr)
-        if run_dir is not None:
-            with contextlib.suppress(OSError):  # a folder made for a run that can't be, still empty
-                run_dir.rmdir()
-        if isinstance(error, WorkerLost):
-            # Not the usual way: TensorFlow would wait for the other worker.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(WORKER_LOST)
-        return {ConfigError: 2, RunError: CANNOT_GO_ON}.get(type(error), 1)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on after the last checkpoint.")
-        return 130
     if report is not None:
         print(summary(report, run_dir))
-    return 0
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Removes a folder that was made for a run that can't be, if the body raises."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            folder.rmdir()
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = configs.OneLineErrors(
+    parser = Parser(
         prog="training.train",
         description="Trains a CvT, or goes on with it where it was stopped.",
         epilog="The keys of --set are the fields of training.config.Config, which says what they mean.",
@@ -151,4 +151,10 @@ def train(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == WORKER_LOST:
+        # Not the usual way out: TensorFlow would wait for the other worker.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

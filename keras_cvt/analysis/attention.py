@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_cvt import layers
+from keras_cvt import _figures, layers
 from keras_cvt.architecture import StageConfig, conv_output_size
 from keras_cvt.layers.common import linear_interpolation
 from keras_cvt.structure import structure_of
@@ -204,7 +204,6 @@ def plot_attention(picture: Any, attention: AttentionMaps, index: int = 0) -> Fi
         ImportError: without matplotlib.
         ValueError: for a picture of another shape, or an index that is not in the batch.
     """
-    matplotlib = import_matplotlib()
     picture = np.asarray(picture)
     if picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
         raise ValueError(
@@ -230,14 +229,9 @@ def plot_attention(picture: Any, attention: AttentionMaps, index: int = 0) -> Fi
     ]
     panels.append(("rollout", attention.rollout[index]))
 
-    columns = min(len(panels) + 1, 6)
-    rows = -(-(len(panels) + 1) // columns)
     side = 2.0  # inches
-    shape = (columns * side, rows * (side * pixels.shape[0] / pixels.shape[1] + 0.3))
-    figure = matplotlib.figure.Figure(figsize=shape, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
+    size = (side, side * pixels.shape[0] / pixels.shape[1] + 0.3)
+    figure, grid = _figures.image_grid(len(panels) + 1, size, most_columns=6)
     grid[0].imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
     grid[0].set_title("picture", fontsize=9)
     for axes, (title, weights) in zip(grid[1:], panels, strict=False):
@@ -247,24 +241,8 @@ def plot_attention(picture: Any, attention: AttentionMaps, index: int = 0) -> Fi
     return figure
 
 
-def import_matplotlib() -> Any:
-    """The package with what is needed of it: no pyplot, so no window and no global state.
-
-    Raises:
-        ImportError: that says what to install.
-    """
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures of the attention need matplotlib: pip install matplotlib"
-        ) from error
-    return matplotlib
-
-
 def _overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The picture in grey, dark where `heat` is 0, and coloured the more, the nearer it is to 1."""
     grey = pixels.mean(axis=-1, keepdims=True)
-    colours = import_matplotlib().colormaps["inferno"](heat)[..., :3]
+    colours = _figures.import_matplotlib().colormaps["inferno"](heat)[..., :3]
     return np.clip(0.35 * grey + 0.75 * colours, 0, 1)

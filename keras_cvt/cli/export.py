@@ -39,7 +39,6 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crop",
         type=_commands.crop,
-        default=argparse.SUPPRESS,
         metavar="SHARE",
         help="the share of a picture's side that is seen; none: the whole picture is squeezed; "
         "official: as the official evaluation (default: the weights', else official)",
@@ -83,13 +82,14 @@ def run(arguments: argparse.Namespace) -> None:
     labels = classifiers.read_labels(arguments.labels)
     classes = 1000 if labels is None else len(labels)
     model, image_size, crop = classifiers.open_model(arguments, classes)
+    crop = arguments.crop or crop
     exported = export.export(
         model,
         arguments.format,
         arguments.output,
         labels=labels,
         image_size=image_size,
-        crop=getattr(arguments, "crop", crop),
+        crop=None if crop == "none" else crop,
         mean=arguments.mean,
         std=arguments.std,
         any_size=arguments.any_size,

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_cvt import checkpoints, models
 from keras_cvt._files import check_file, replacing
+from keras_cvt._model_files import load_model
 from keras_cvt.architecture import (
     VARIANTS,
     StageConfig,
@@ -71,7 +71,7 @@ def convert(
     if weights.convention == "keras" and zipfile.is_zipfile(source):
         if source.suffix != ".keras":
             raise ValueError(f"{source} is a model of Keras: its name must end in .keras.")
-        model = keras.saving.load_model(source, compile=False)
+        model = load_model(source)
     else:
         stages = _stages(weights) if stages is None else stages
         norm, classes = "norm.weight" in weights, weights.classes

@@ -4,11 +4,11 @@ import csv
 import json
 import re
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from training import compare
 from training import config as configs
-from training.runs import curves
 
 
 def run(folder, epochs=3, finished=True, **settings):
@@ -54,9 +54,9 @@ def test_what_differs_and_only_that(tmp_path, capsys):
 def test_the_picture_has_every_run(tmp_path, monkeypatch):
     folders = [run(tmp_path / "one"), run(tmp_path / "two", epochs=2)]
     drawn = []
-    save = curves.Figure.savefig
+    save = Figure.savefig
     monkeypatch.setattr(
-        curves.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
     compare.compare(folders, tmp_path / "a.png")
     loss, accuracy, rate = drawn[0].axes

@@ -570,7 +570,7 @@ def test_interrupting_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(startup, "make_deterministic", interrupted)
     assert train.main(["--config", "digits", "--run-dir", str(tmp_path)]) == 130
-    assert "goes on" in capsys.readouterr().out
+    assert "goes on" in capsys.readouterr().err
 
 
 # ---- demo

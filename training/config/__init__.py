@@ -4,7 +4,6 @@ Nothing here imports TensorFlow, so that a mistake on the command line is answer
 """
 
 from training.config.augmentation import AugmentationConfig
-from training.config.command_line import OneLineErrors
 from training.config.config import Config
 from training.config.data import DataConfig
 from training.config.fields import ConfigError
@@ -22,7 +21,6 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "ModelConfig",
-    "OneLineErrors",
     "OptimizationConfig",
     "RunConfig",
     "load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_cvt import architecture
-from keras_cvt.images.preprocessing import OFFICIAL_CROP, WHOLE_FROM
+from keras_cvt.images.preprocessing import size_and_crop
 from training.config.data import DataConfig
 from training.config.fields import AT_LEAST_1, Section, setting
 from training.config.run import PRECISIONS
@@ -64,8 +64,8 @@ class Settings(Section):
                 split, data_dir = split or run.validation_split, data_dir or run.data_dir
             if crop is None:
                 crop = "none" if run.evaluation_crop is None else run.evaluation_crop
-        if crop in (None, "official"):
-            crop = OFFICIAL_CROP if size < WHOLE_FROM else "none"
+        if crop != "none":
+            crop = size_and_crop(size, crop or "official")[1]
         return DataConfig(
             source=source,
             validation_split=split,

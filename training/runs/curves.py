@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from keras_cvt._files import replacing
+from keras_cvt import _figures
 
 Epochs = list[dict[str, float]]  # as `training.engine.state.Progress.epochs`
 
@@ -20,16 +18,16 @@ def save(epochs: Epochs, path: Path) -> None:
     """Draws loss, accuracy and learning rate of a run over its epochs into a file."""
     with _panels(path) as (loss, accuracy, rate):
         _draw(loss, epochs, "loss", label="training (augmented)")
-        _draw(loss, epochs, "val_loss", label="held out")
+        _draw(loss, epochs, "val_loss", label="validation")
         _draw(accuracy, epochs, "top1", label="training")
-        _draw(accuracy, epochs, "val_top1", label="held out")
+        _draw(accuracy, epochs, "val_top1", label="validation")
         _draw(rate, epochs, "learning_rate", color="gray")
         loss.legend(loc="upper right")
         accuracy.legend(loc="lower right")
 
 
 def save_comparison(runs: Mapping[str, Epochs], path: Path) -> None:
-    """Draws several runs, by their names, into one picture: training dashed, held out solid."""
+    """Draws several runs, by their names, into one picture: training dashed, validation solid."""
     with _panels(path) as (loss, accuracy, rate):
         for number, (name, epochs) in enumerate(runs.items()):
             style: dict[str, Any] = {"color": f"C{number % 10}"}
@@ -43,10 +41,7 @@ def save_comparison(runs: Mapping[str, Epochs], path: Path) -> None:
 @contextlib.contextmanager
 def _panels(path: Path) -> Iterator[tuple[Any, Any, Any]]:
     """Three axes to draw into, and then the file."""
-    # Not through pyplot: no window is wanted, and no setting of the user's changed.
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    figure, (loss, accuracy, rate) = _figures.grid(1, 3, (12, 3.6))
     yield loss, accuracy, rate
     for axes, title in ((loss, "loss"), (accuracy, "top1"), (rate, "learning rate")):
         axes.set_title(title)
@@ -55,8 +50,7 @@ def _panels(path: Path) -> Iterator[tuple[Any, Any, Any]]:
         axes.grid(alpha=0.3)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(top=1)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    _figures.save(figure, path, dpi=120)
 
 
 def _draw(axes: Any, epochs: Epochs, key: str, **style: Any) -> None:

@@ -1,0 +1,138 @@
+"""What all command lines share: one-line errors, exit statuses, types of arguments."""
+
+import argparse
+
+import pytest
+
+from keras_cvt import _commands, _figures, _tables
+from keras_cvt._commands import Parser, UsageError, command
+
+
+class Refused(Exception):
+    pass
+
+
+class Refused3(Refused):
+    pass
+
+
+def program(function):
+    @command("programs.one", {Refused3: 3, Refused: 4}, interrupted="It goes on.")
+    def main(argv=None):
+        """What it does."""
+        parser = Parser(prog="programs.one")
+        parser.add_argument("--count", type=_commands.integer(1), default=1)
+        return function(parser.parse_args(argv))
+
+    return main
+
+
+def test_statuses(capsys):
+    assert program(lambda arguments: None)([]) == 0
+    assert program(lambda arguments: 7)(["--count", "3"]) == 7
+    assert capsys.readouterr().err == ""
+    for error, status in (
+        (Refused3("no\nway"), 3),
+        (Refused("no way"), 4),
+        (UsageError("no way"), 2),
+    ):
+
+        def fail(arguments, error=error):
+            raise error
+
+        assert program(fail)([]) == status
+        assert capsys.readouterr().err == "programs.one: error: no way\n"
+    assert program(fail).__doc__ == "What it does."
+
+
+def test_wrong_arguments_are_told_in_a_line(capsys):
+    main = program(lambda arguments: pytest.fail("work has begun"))
+    assert main(["--count", "0"]) == 2
+    said = "programs.one: error: argument --count: must be an integer, at least 1. Received '0'.\n"
+    assert capsys.readouterr().err == said
+    assert main(["--other"]) == 2
+    assert capsys.readouterr().err == "programs.one: error: unrecognized arguments: --other\n"
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "usage: programs.one" in capsys.readouterr().out
+
+
+def test_what_nobody_expects_keeps_its_traceback():
+    def fail(arguments):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        program(fail)([])
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (KeyboardInterrupt(), "It goes on."),
+        (KeyboardInterrupt("It begins anew."), "It begins anew."),
+    ],
+)
+def test_interrupted(stop, said, capsys):
+    def interrupted(arguments):
+        raise stop
+
+    assert program(interrupted)([]) == 130
+    assert capsys.readouterr().err == f"\nprograms.one: Interrupted. {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("parse", "right", "wrong"),
+    [
+        (_commands.integer(0), {"0": 0, "12": 12}, ("-1", "1.0", "one", "")),
+        (_commands.number(0), {"0": 0, "1e-3": 0.001}, ("-1", "nan", "inf", "one")),
+        (_commands.number(above=0), {"0.5": 0.5}, ("0", "-1", "nan", "inf")),
+        (_commands.image_size, {"384": (384, 384), "64x96": (64, 96)}, ("0", "x", "1x2x3", "-1")),
+        (
+            _commands.crop,
+            {"0.875": 0.875, "1": 1.0, "none": "none", "official": "official"},
+            ("0", "1.1", "nan", "half"),
+        ),
+    ],
+)
+def test_types_of_arguments(parse, right, wrong):
+    assert {text: parse(text) for text in right} == right
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError) as error:
+            parse(text)
+        assert repr(text) in str(error.value)
+
+
+def test_new_files(tmp_path):
+    with pytest.raises(UsageError, match=r"--output must end in .png or .svg. Received a.txt"):
+        _commands.check_new_file(tmp_path / "a.txt", (".png", ".svg"))
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        _commands.check_new_file(tmp_path / "none" / "a.png", (".png",))
+    _commands.check_new_file(tmp_path / "a.PNG", (".png",))
+    (tmp_path / "a.png").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists and is kept"):
+        _commands.check_new_file(tmp_path / "a.png", (".png",))
+
+
+def test_tables():
+    rows = [("name", "count", ""), ("a", "1,000", "wrong"), ("longer", "2", "")]
+    assert _tables.aligned(rows, right=(1,)) == [
+        "name    count",
+        "a       1,000  wrong",
+        "longer      2",
+    ]
+    assert _tables.markdown(rows[:2]) == [
+        "| name | count |  |",
+        "| --- | --- | --- |",
+        "| a | 1,000 | wrong |",
+    ]
+
+
+def test_figures(tmp_path):
+    figure, places = _figures.image_grid(5, (1.0, 1.5), most_columns=3)
+    assert len(places) == 6 and tuple(figure.get_size_inches()) == (3, 3)
+    path = tmp_path / "a.png"
+    _figures.save(figure, path, dpi=50)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FileExistsError):
+        _figures.save(figure, path, dpi=50, overwrite=False)
+    assert list(tmp_path.iterdir()) == [path]
