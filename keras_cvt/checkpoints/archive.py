@@ -7,9 +7,7 @@ import zipfile
 from io import SEEK_CUR, SEEK_END, RawIOBase
 from typing import Any
 
-from keras_cvt.checkpoints import torch_pickle
-from keras_cvt.checkpoints.source import Record, Source
-from keras_cvt.checkpoints.torch_pickle import shown
+from keras_cvt.checkpoints.source import Record, Source, shown
 
 _MAX_ZIP_DIRECTORY = 8 << 20
 
@@ -50,6 +48,11 @@ class Window(RawIOBase):
 
 
 def zip_members(source: Source) -> dict[str, zipfile.ZipInfo]:
+    """The members of an archive by name.
+
+    Raises:
+        CheckpointError: If it is damaged, or a name occurs twice.
+    """
     try:
         with zipfile.ZipFile(Window(source, 0, source.size)) as archive:
             members = archive.infolist()
@@ -63,7 +66,11 @@ def zip_members(source: Source) -> dict[str, zipfile.ZipInfo]:
 
 
 def zip_record(source: Source, member: zipfile.ZipInfo) -> Record:
-    """Where a member's bytes lie. Nothing is ever decompressed: torch and Keras only store."""
+    """Where a member's bytes lie. Nothing is ever decompressed: torch and Keras only store.
+
+    Raises:
+        CheckpointError: If it is compressed, encrypted, or lies outside the archive.
+    """
     name = shown(member.filename)
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         raise source.error(
@@ -80,10 +87,14 @@ def zip_record(source: Source, member: zipfile.ZipInfo) -> Record:
     raise source.error(f"{name} lies outside the zip archive; is it cut off?")
 
 
-def zip_text(source: Source, member: zipfile.ZipInfo) -> bytes:
-    """A small member: the pickle, or one of torch's notes."""
+def zip_text(source: Source, member: zipfile.ZipInfo, most: int) -> bytes:
+    """The content of a small member, of at most `most` bytes.
+
+    Raises:
+        CheckpointError: If it is larger, damaged, or not stored as it is.
+    """
     record = zip_record(source, member)
-    if record.size > torch_pickle.MAX_BYTES:
+    if record.size > most:
         raise source.error(f"{shown(record.name)} is absurdly large, {record.size} bytes")
     source.check(record)
     return bytes(source.read(record.start, record.size))

@@ -9,8 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from keras_cvt.checkpoints.source import CheckpointError, Record, Source, Tensor, TensorInfo
-from keras_cvt.checkpoints.torch_pickle import shown
+from keras_cvt.checkpoints.source import CheckpointError, Record, Source, Tensor, TensorInfo, shown
 
 
 class Checkpoint(Mapping[str, np.ndarray]):

@@ -15,9 +15,9 @@ from keras_cvt.checkpoints.source import (
     Tensor,
     TensorInfo,
     place_tensor,
+    shown,
     supported_dtype,
 )
-from keras_cvt.checkpoints.torch_pickle import shown
 
 _MAX_H5_DEPTH = 64
 
@@ -69,6 +69,13 @@ def index_h5(source: Source, start: int, size: int) -> dict[str, Tensor]:
     Each object that Keras saves is a group with a subgroup `vars`, which has the object's name as
     an attribute and its variables as datasets "0", "1", ... The groups' own names count classes
     ("cv_t_block_3") and say nothing; the chain of the `name` attributes does.
+
+    Args:
+        source: The file.
+        start, size: Where the HDF5 file lies in it, in bytes.
+
+    Raises:
+        CheckpointError: If it is damaged, or is not laid out so.
     """
     try:
         # The widths of offsets and lengths; _H5Window relies on them, and so do all machines today.

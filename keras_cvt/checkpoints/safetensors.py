@@ -23,15 +23,20 @@ from keras_cvt.checkpoints.source import (
     Tensor,
     TensorInfo,
     place_tensor,
+    shown,
     supported_dtype,
 )
-from keras_cvt.checkpoints.torch_pickle import shown
 
 # Bounds on what is parsed in Python; the tables of a model with 10,000 tensors stay far below them.
 _MAX_SAFETENSORS_HEADER = 16 << 20
 
 
 def index_safetensors(source: Source) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, in the order of their data.
+
+    Raises:
+        CheckpointError: If the file is damaged, or has a dtype that is not supported.
+    """
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(_MAX_SAFETENSORS_HEADER, source.size - 8):
         raise source.error(f"its safetensors header would be {length} bytes long; is it cut off?")

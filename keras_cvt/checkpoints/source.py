@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-_MAX_RANK = 32
+MAX_RANK = 32
 
 SUPPORTED = (
     "supported are safetensors, torch zip checkpoints (.pth, .pt, .bin), and .weights.h5 and .keras "
@@ -83,9 +83,11 @@ class Source:
         self.size = os.fstat(self.file.fileno()).st_size
 
     def error(self, problem: str) -> CheckpointError:
+        """What to raise if the file is not as it should be."""
         return CheckpointError(f"{self.path}: {problem}")
 
     def fill(self, start: int, buffer: memoryview) -> None:
+        """Reads bytes from `start` on until the buffer is full."""
         self.file.seek(start)
         done = 0
         while done < len(buffer):
@@ -95,6 +97,7 @@ class Source:
             done += count
 
     def read(self, start: int, size: int) -> bytearray:
+        """The `size` bytes from `start` on."""
         data = bytearray(size)
         self.fill(start, memoryview(data))
         return data
@@ -120,6 +123,14 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def supported_dtype(source: Source, name: str, dtype: str) -> np.dtype:
+    """NumPy's dtype of that name.
+
+    Args:
+        source: The file, and `name` that of the tensor, for the error.
+
+    Raises:
+        CheckpointError: If it is not supported.
+    """
     if dtype not in _DTYPES:
         raise source.error(
             f"tensor {shown(name)} has the dtype {shown(dtype)}, which is not supported"
@@ -138,7 +149,7 @@ def place_tensor(
     """A checked `Tensor`; it starts with its `region` and may not leave it. Strides are elements."""
     (shape, dtype), (start, end) = info, region
     # numpy refuses sizes whose product overflows, even where one of them is 0.
-    if len(shape) > _MAX_RANK or math.prod(max(size, 1) for size in shape) >= 1 << 56:
+    if len(shape) > MAX_RANK or math.prod(max(size, 1) for size in shape) >= 1 << 56:
         raise source.error(f"tensor {shown(name)} has an absurd shape: {shown(shape)}")
     numel, steps = math.prod(shape), _contiguous(shape)
     if strides is not None and numel:

@@ -6,8 +6,11 @@ allocates its memo for whatever index the file names, hashes any object as a key
 that exponential), and calls `__setstate__` and friends on the way. So the instructions are walked
 here, one by one. `pickletools.genops` only decodes them; no instruction allocates more than the
 bytes that it occupies in the file, plus one small object; a global is looked up in a fixed table of
-inert stand-ins; and whatever is not in that table, or not an instruction that a state dict needs,
-is refused by name.
+inert stand-ins; and whatever is not in that table, or not in that of the instructions, is refused by
+name.
+
+From top to bottom: the state dict in what a pickle makes, the stand-ins for globals, the instructions,
+and the loop that follows them.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keras_cvt.checkpoints.source import shown
+from keras_cvt.checkpoints.source import MAX_RANK, shown
 
 MAX_BYTES = 16 << 20
 """Largest pickle that is looked at. The tensors' data are elsewhere; a name costs about 100 bytes."""
@@ -26,8 +29,6 @@ _MAX_INSTRUCTIONS = 1_000_000
 
 # The memo lets a pickle name one big object many times at the price of a few bytes each, so whatever
 # is done once per mention has to have a bound of its own.
-_MAX_RANK = 32
-
 _MAX_KEY = 100
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -157,7 +158,7 @@ def _make_tensor(args: tuple) -> TorchTensor:
         raise ValueError("a tensor has no dtype")
     if rest and rest[0]:
         raise ValueError("a tensor is conjugated or negated lazily: save it after .resolve_conj()")
-    if len(shape) != len(strides) or len(shape) > _MAX_RANK:
+    if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise ValueError(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
     _check_counts(offset, *shape, *strides)
     return TorchTensor(storage, dtype, offset, shape, strides)
@@ -213,52 +214,131 @@ def _known_globals() -> Iterable[_Global]:
 
 _GLOBALS = {tuple(each.name.rsplit(".", 1)): each for each in _known_globals()}
 
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-}
 
-_LITERALS = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
-
-_SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class _Stack:
-    """The pickle machine's stack; each mark starts a fresh one on top of those below."""
+class _Machine:
+    """What instructions work on: a memo, and a stack, on which each mark starts a fresh one."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
         self.below: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
 
-    def mark(self) -> None:
-        self.below.append(self.items)
-        self.items = []
+    def push(self, item: Any) -> None:
+        self.items.append(item)
 
-    def pop_mark(self) -> list[Any]:
-        if not self.below:
-            raise ValueError("the pickle is damaged: a mark is missing")
-        items, self.items = self.items, self.below.pop()
-        return items
+    def pop(self) -> Any:
+        (item,) = self.pop_several(1)
+        return item
 
-    def pop(self, count: int = 1) -> list[Any]:
+    def pop_several(self, count: int) -> list[Any]:
         if len(self.items) < count:
             raise ValueError("the pickle is damaged: its stack is empty")
         items = self.items[-count:]
         del self.items[-count:]
         return items
 
+    def mark(self) -> None:
+        self.below.append(self.items)
+        self.items = []
+
+    def pop_mark(self) -> list[Any]:
+        """Everything above the last mark, which is taken off, too."""
+        if not self.below:
+            raise ValueError("the pickle is damaged: a mark is missing")
+        items, self.items = self.items, self.below.pop()
+        return items
+
     def top(self, kind: type) -> Any:
+        """What lies on top, and stays there to be filled."""
         if not self.items or type(self.items[-1]) is not kind:
             raise ValueError(f"the pickle is damaged: it fills a {kind.__name__} that is not there")
         return self.items[-1]
+
+
+# ---- instructions: each takes the machine and the argument that the pickle gives it
+
+
+def _literal(machine: _Machine, value: Any) -> None:
+    machine.push(value)
+
+
+def _constant(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.push(make())
+
+
+def _short_tuple(length: int) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.push(tuple(machine.pop_several(length)))
+
+
+def _mark(machine: _Machine, _: Any) -> None:
+    machine.mark()
+
+
+def _tuple(machine: _Machine, _: Any) -> None:
+    items = machine.pop_mark()
+    machine.push(tuple(items))
+
+
+def _append(machine: _Machine, _: Any) -> None:
+    item = machine.pop()
+    machine.top(list).append(item)
+
+
+def _appends(machine: _Machine, _: Any) -> None:
+    items = machine.pop_mark()
+    machine.top(list).extend(items)
+
+
+def _set_item(machine: _Machine, _: Any) -> None:
+    items = machine.pop_several(2)
+    _fill(machine.top(dict), items)
+
+
+def _set_items(machine: _Machine, _: Any) -> None:
+    items = machine.pop_mark()
+    _fill(machine.top(dict), items)
+
+
+def _fill(target: dict, items: list[Any]) -> None:
+    if len(items) % 2:
+        raise ValueError("the pickle is damaged: a key without a value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) is not str:
+            # Only names matter; hashing anything else could be made to take forever.
+            key = object()
+        elif key in target:
+            raise ValueError(f"the key {shown(key)} occurs twice in one dict")
+        target[key] = value
+
+
+def _remember(machine: _Machine, place: int | None) -> None:
+    value = machine.pop()
+    machine.push(value)
+    machine.memo[len(machine.memo) if place is None else place] = value
+
+
+def _recall(machine: _Machine, place: int) -> None:
+    if place not in machine.memo:
+        raise ValueError("the pickle is damaged: it recalls what it never remembered")
+    machine.push(machine.memo[place])
+
+
+def _global(machine: _Machine, names: str) -> None:
+    module, _, name = names.partition(" ")
+    machine.push(_look_up(module, name))
+
+
+def _stack_global(machine: _Machine, _: Any) -> None:
+    module, name = machine.pop_several(2)
+    if type(module) is not str or type(name) is not str:
+        raise ValueError("refusing to load: it asks for a global that has no name")
+    machine.push(_look_up(module, name))
+
+
+def _instance(machine: _Machine, names: str) -> None:
+    module, _, name = names.partition(" ")
+    _look_up(module, name)
+    raise ValueError(f"refusing to load: it makes an instance of {shown(names)}")
 
 
 def _look_up(module: str, name: str) -> _Global:
@@ -271,19 +351,17 @@ def _look_up(module: str, name: str) -> _Global:
         ) from None
 
 
-def _set_items(target: dict, items: list[Any]) -> None:
-    if len(items) % 2:
-        raise ValueError("the pickle is damaged: a key without a value")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        if type(key) is not str:
-            # Only names matter; hashing anything else could be made to take forever.
-            key = object()
-        elif key in target:
-            raise ValueError(f"the key {shown(key)} occurs twice in one dict")
-        target[key] = value
+def _call(machine: _Machine, _: Any) -> None:
+    function, args = machine.pop_several(2)
+    if type(function) is not _Global or function.call is None or type(args) is not tuple:
+        what = function.name if type(function) is _Global else type(function).__name__
+        raise ValueError(f"refusing to load: it calls {what}")
+    machine.push(function.call(args))
 
 
-def _set_state(target: dict, state: Any) -> None:
+def _set_state(machine: _Machine, _: Any) -> None:
+    state = machine.pop()
+    machine.top(dict)
     # torch hangs the modules' versions on a state dict as the attribute _metadata.
     names = list(state) if type(state) is dict else ["something that is not a dict"]
     for name in names:
@@ -291,76 +369,65 @@ def _set_state(target: dict, state: Any) -> None:
             raise ValueError(f"refusing to load: it sets the state {shown(name)} of an OrderedDict")
 
 
+def _storage(machine: _Machine, _: Any) -> None:
+    machine.push(_make_storage(machine.pop()))
+
+
+def _nothing(machine: _Machine, _: Any) -> None:
+    pass
+
+
+_INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _nothing,
+    "FRAME": _nothing,
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _literal),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _literal),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _literal),
+    "NONE": _constant(lambda: None),
+    "NEWTRUE": _constant(lambda: True),
+    "NEWFALSE": _constant(lambda: False),
+    "EMPTY_DICT": _constant(dict),
+    "EMPTY_LIST": _constant(list),
+    "EMPTY_TUPLE": _constant(tuple),
+    "TUPLE1": _short_tuple(1),
+    "TUPLE2": _short_tuple(2),
+    "TUPLE3": _short_tuple(3),
+    "MARK": _mark,
+    "TUPLE": _tuple,
+    "APPEND": _append,
+    "APPENDS": _appends,
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    "BINPUT": _remember,
+    "LONG_BINPUT": _remember,
+    "MEMOIZE": _remember,
+    "BINGET": _recall,
+    "LONG_BINGET": _recall,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "INST": _instance,
+    "REDUCE": _call,
+    "BUILD": _set_state,
+    "BINPERSID": _storage,
+}
+"""All that a state dict needs, and `INST`, whose refusal names what it asks for."""
+
+
 def _interpret(data: bytes) -> Any:
-    stack = _Stack()
-    memo: dict[int, Any] = {}
+    """The object that a pickle makes: follows its instructions up to `STOP`."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"the pickle is {len(data)} bytes long; at most {MAX_BYTES} are read")
-    for count, (op, arg, _) in enumerate(pickletools.genops(data)):
+    machine = _Machine()
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         if count == _MAX_INSTRUCTIONS:
             raise ValueError(f"the pickle has more than {_MAX_INSTRUCTIONS} instructions")
-        name, push = op.name, stack.items.append
-        if name in _LITERALS:
-            push(arg)
-        elif name in _CONSTANTS:
-            push(_CONSTANTS[name]())
-        elif name in _SHORT_TUPLES:
-            push(tuple(stack.pop(_SHORT_TUPLES[name])))
-        elif name in ("BINGET", "LONG_BINGET"):
-            if arg not in memo:
-                raise ValueError("the pickle is damaged: it recalls what it never remembered")
-            push(memo[arg])
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            (value,) = stack.pop()
-            push(value)
-            memo[len(memo) if name == "MEMOIZE" else arg] = value
-        elif name == "MARK":
-            stack.mark()
-        elif name == "TUPLE":
-            items = stack.pop_mark()
-            stack.items.append(tuple(items))
-        elif name == "APPEND":
-            (item,) = stack.pop()
-            stack.top(list).append(item)
-        elif name == "APPENDS":
-            items = stack.pop_mark()
-            stack.top(list).extend(items)
-        elif name == "SETITEM":
-            items = stack.pop(2)
-            _set_items(stack.top(dict), items)
-        elif name == "SETITEMS":
-            items = stack.pop_mark()
-            _set_items(stack.top(dict), items)
-        elif name == "GLOBAL":
-            module, _, attribute = arg.partition(" ")
-            push(_look_up(module, attribute))
-        elif name == "STACK_GLOBAL":
-            module, attribute = stack.pop(2)
-            if type(module) is not str or type(attribute) is not str:
-                raise ValueError("refusing to load: it asks for a global that has no name")
-            push(_look_up(module, attribute))
-        elif name == "REDUCE":
-            function, args = stack.pop(2)
-            if type(function) is not _Global or function.call is None or type(args) is not tuple:
-                what = function.name if type(function) is _Global else type(function).__name__
-                raise ValueError(f"refusing to load: it calls {what}")
-            push(function.call(args))
-        elif name == "BUILD":
-            (state,) = stack.pop()
-            _set_state(stack.top(dict), state)
-        elif name == "BINPERSID":
-            push(_make_storage(*stack.pop()))
-        elif name == "STOP":
-            (root,) = stack.pop()
-            return root
-        elif name == "INST":
-            module, _, attribute = arg.partition(" ")
-            _look_up(module, attribute)
-            raise ValueError(f"refusing to load: it makes an instance of {shown(arg)}")
-        elif name not in ("PROTO", "FRAME"):
-            detail = "" if arg is None else f" {shown(arg)}"
+        if instruction.name == "STOP":
+            return machine.pop()
+        if instruction.name not in _INSTRUCTIONS:
+            detail = "" if argument is None else f" {shown(argument)}"
             raise ValueError(
-                f"refusing to load: it uses the pickle instruction {name}{detail}, "
+                f"refusing to load: it uses the pickle instruction {instruction.name}{detail}, "
                 "which no state dict needs"
             )
+        _INSTRUCTIONS[instruction.name](machine, argument)
     raise ValueError("the pickle is damaged: it does not end")
