@@ -32,7 +32,7 @@ EXTRAS = {
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
     ],
-    # keras-cvt export: the converters, and the runtimes in which each file is proven
+    # keras-cvt export: the converters, and the runtimes in which each file is verified
     "export": EXPORT,
     # pictures: plot_attention and keras-cvt explain
     "plot": ["matplotlib>=3.9"],

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """ " Did you mean 'cvt13'?" for "cvt133", to end a message; "" if no choice is similar."""
+    close = difflib.get_close_matches(value, list(choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
+
+from keras_cvt._messages import did_you_mean
 
 PROJECTIONS = ("dw_bn", "linear")
 
@@ -79,6 +80,5 @@ def check_block(
 
 def unknown_choice(argument: str, value: Any, choices: Sequence[Any]) -> str:
     """An error message that names what is known and what was probably meant."""
-    close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(value), map(str, choices))
     return f"`{argument}` must be one of {', '.join(map(repr, choices))}. Received {value!r}.{hint}"

@@ -6,9 +6,7 @@ import argparse
 from typing import Any
 
 from keras_cvt.cli import designs
-
-# As `keras_cvt.weights.convert.KEYS`, which can't be had without Keras.
-KEYS = ("official", "huggingface")
+from keras_cvt.weights.formats import KEYS
 
 
 def add_parser(commands: Any) -> None:

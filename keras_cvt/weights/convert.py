@@ -23,10 +23,7 @@ from keras_cvt.architecture import (
     widths_and_depths,
 )
 from keras_cvt.weights import Weights, describe, names
-
-KEYS = ("official", "huggingface")
-
-SUFFIXES = (".safetensors", ".weights.h5", ".keras")
+from keras_cvt.weights.formats import KEYS, SUFFIXES
 
 
 def convert(

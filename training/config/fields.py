@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from keras_cvt._messages import did_you_mean
 
 
 class ConfigError(ValueError):
@@ -88,6 +89,5 @@ def key_of(field: dataclasses.Field) -> str:
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     """Raises a ConfigError unless `value`, which messages call `what`, is one of `choices`."""
     if value not in choices:
-        close = difflib.get_close_matches(value, choices, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(value, choices)
         raise ConfigError(f"{what} must be one of {', '.join(choices)}. Received {value!r}.{hint}")

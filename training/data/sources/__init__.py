@@ -18,8 +18,7 @@ Training images are the part "train", those it is validated with the part "valid
 
 from __future__ import annotations
 
-import difflib
-
+from keras_cvt._messages import did_you_mean
 from training.config import ConfigError
 from training.data.sources.digits import digits
 from training.data.sources.folder import Folder, folder, list_folder
@@ -49,8 +48,7 @@ def load(source: str, part: str, split: str | None = None, data_dir: str | None 
         return folder(place, part, split)
     if kind == "tfds" and place:
         return tfds_source(place, part, split, data_dir)
-    close = difflib.get_close_matches(kind, ("digits", "folder", "tfds"), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(kind, ("digits", "folder", "tfds"))
     raise ConfigError(
         "A source must be tfds:NAME, tfds:NAME/CONFIG, folder:PATH or digits. Received "
         f"{source!r}.{hint}"

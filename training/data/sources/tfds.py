@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_cvt._messages import one_line, some
+from keras_cvt._messages import did_you_mean, one_line, some
 from training import _internal
 from training.config import ConfigError
 from training.data.sources.record_files import (
@@ -82,10 +81,7 @@ def find_builder(name: str, data_dir: str | None = None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except _internal.dataset_not_found():
-        close = difflib.get_close_matches(
-            name, tfds.list_builders(with_community_datasets=False), n=1
-        )
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise ConfigError(f"tensorflow_datasets has no {name!r}.{hint}") from None
     except ValueError as error:  # an unknown config, for one
         raise ConfigError(f"tfds:{name}: {one_line(error)}") from None
