@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     stages = designs.read_spec(arguments.spec) if arguments.spec else None
-    from keras_cvt.weights.convert import convert
+    from keras_cvt.conversion import convert
 
     convert(arguments.source, arguments.destination, arguments.keys, stages)
     print(f"wrote {arguments.destination}")

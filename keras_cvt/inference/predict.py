@@ -76,8 +76,7 @@ def predict_files(
         labels = tuple(zip(imagenet.synsets(), imagenet.labels(), strict=True))
     if model.output_shape[-1] != len(labels):
         raise ValueError(
-            f"The model tells {model.output_shape[-1]} classes apart, but there are {len(labels)} "
-            "labels."
+            f"The model has {model.output_shape[-1]} outputs, but there are {len(labels)} labels."
         )
     preprocessing = Preprocessing(image_size, crop)
     for start in range(0, len(sources), batch_size):

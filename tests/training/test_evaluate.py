@@ -401,10 +401,10 @@ def test_published_weights_are_for_imagenets_classes_only():
         ({"--data": None}, "--data must be given"),
         ({"--data": "folders:x"}, "Did you mean 'folder'?"),
         ({"--data": "folder:nowhere"}, "nowhere can't be read"),
-        ({"--data": "digits"}, "tells 12 classes apart, but digits has 10"),
+        ({"--data": "digits"}, "has 12 outputs, but digits has 10 classes"),
         (
             {"--model": "{large}"},
-            "1000 classes apart, but folder:{data} has 12. Some of ImageNet's",
+            "1000 outputs, but folder:{data} has 12 classes. Some of ImageNet's",
         ),
         ({"--split": "test"}, "The split 'test' of folder:{data}"),
         ({"--image-size": "0"}, "`image_size` must be at least 1"),

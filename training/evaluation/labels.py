@@ -32,7 +32,7 @@ def as_labelled_for(subject: Subject, name: str, source: sources.Source) -> sour
                 " Some of ImageNet's classes are known by their synsets, such as n01440764, only."
             )
         raise ConfigError(
-            f"{subject.name} tells {subject.classes} classes apart, but {name} has {count}.{hint}"
+            f"{subject.name} has {subject.classes} outputs, but {name} has {count} classes.{hint}"
         )
     numbers = tuple(str(number) for number in range(IMAGENET_CLASSES))
     if isinstance(subject.weights, Published) and source.class_names != numbers:

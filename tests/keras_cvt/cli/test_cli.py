@@ -286,7 +286,7 @@ def test_batches_do_not_change_the_answers(photos, tiny_as_cvt13):
         assert (single.error is None) == (batched.error is None)
         if single.classes:
             assert [c[:2] for c in single.classes] == [c[:2] for c in batched.classes]
-    with pytest.raises(ValueError, match="1000 classes apart, but there are 2 labels"):
+    with pytest.raises(ValueError, match="1000 outputs, but there are 2 labels"):
         next(predict_files(model, files, labels=[("0", "a"), ("1", "b")]))
 
 

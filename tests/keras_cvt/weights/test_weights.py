@@ -20,9 +20,9 @@ import keras_cvt
 from keras_cvt import checkpoints, weights
 from keras_cvt.architecture import VARIANTS
 from keras_cvt.checkpoints import CheckpointError
+from keras_cvt.conversion import convert
 from keras_cvt.structure import stage_configs
 from keras_cvt.weights import names
-from keras_cvt.weights.convert import convert
 
 TINY = reference_models.stages("tiny")
 
