@@ -173,11 +173,11 @@ MODELS = {"digits": digits, "colour": colour_digits, "cvt13": cvt13}
 
 def measure(subject: Subject, folder: Path) -> None:
     """Prints the rows of one model."""
-    import keras
     from ai_edge_litert import schema_py_generated as schema
     from PIL import Image
 
     from keras_cvt import export
+    from keras_cvt._model_files import load_model
     from keras_cvt.export import litert, onnx, openvino, saved_model
 
     calibration = folder / f"{subject.name}-calibration"
@@ -185,14 +185,14 @@ def measure(subject: Subject, folder: Path) -> None:
     for i, image in enumerate(subject.calibration):
         Image.fromarray(image.squeeze()).save(calibration / f"{i:03}.png")
 
-    model = keras.saving.load_model(subject.path, compile=False)
+    model = load_model(subject.path)
     expected = keras_run(model)(subject.images)
     path = folder / f"{subject.name}.keras"
     model.save(path)
     sizes = {"Keras": path.stat().st_size}
     row(subject, "Keras", "none", sizes, path.stat().st_size, keras_run(model), expected)
     for mode in ("int8", "int4"):
-        quantized = keras.saving.load_model(path, compile=False)
+        quantized = load_model(path)
         quantized.quantize(mode)
         quantized.save(folder / "quantized.keras")
         size = (folder / "quantized.keras").stat().st_size

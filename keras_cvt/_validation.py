@@ -13,6 +13,15 @@ PROJECTIONS = ("dw_bn", "linear")
 
 
 def check_int(name: str, value: Any, minimum: int) -> int:
+    """The value as an integer, which must be at least `minimum`.
+
+    Args:
+        name: The argument's name, for the message.
+        value: An integer of any kind, such as NumPy's, but no bool.
+
+    Raises:
+        ValueError: If it is anything else, or less.
+    """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -23,12 +32,14 @@ def check_int(name: str, value: Any, minimum: int) -> int:
 
 
 def check_rate(name: str, value: Any) -> float:
+    """The value as a float, which must be in [0, 1); ValueError otherwise."""
     if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be at least 0 and less than 1. Received {value!r}.")
     return float(value)
 
 
 def check_convolution(kernel_size: Any, strides: Any, padding: Any) -> tuple[int, int, int]:
+    """The arguments of a convolution as integers; ValueError if no convolution has such."""
     return (
         check_int("kernel_size", kernel_size, 1),
         check_int("strides", strides, 1),
@@ -37,6 +48,7 @@ def check_convolution(kernel_size: Any, strides: Any, padding: Any) -> tuple[int
 
 
 def check_heads(embed_dim: Any, num_heads: Any) -> tuple[int, int]:
+    """Channels and heads as integers; ValueError if the heads do not divide the channels."""
     embed_dim = check_int("embed_dim", embed_dim, 1)
     num_heads = check_int("num_heads", num_heads, 1)
     if embed_dim % num_heads:
@@ -45,6 +57,7 @@ def check_heads(embed_dim: Any, num_heads: Any) -> tuple[int, int]:
 
 
 def check_projection(projection: Any) -> str:
+    """The kind of projection, one of `PROJECTIONS`; ValueError otherwise."""
     if projection not in PROJECTIONS:
         raise ValueError(f"`projection` must be one of {PROJECTIONS}. Received {projection!r}.")
     return projection

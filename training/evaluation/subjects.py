@@ -10,8 +10,10 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_cvt import architecture, checkpoints, models, structure
+from keras_cvt import architecture, models, structure
 from keras_cvt import weights as weights_lib
+from keras_cvt._messages import one_line
+from keras_cvt._model_files import load_model
 from keras_cvt.weights import Published
 from training import distribute
 from training.config import ConfigError
@@ -166,13 +168,9 @@ def _published(variant: str, weights: str | None) -> PublishedModel:
 
 
 def _model_file(name: str, file: Path, strategy: tf.distribute.Strategy | None) -> ModelFile:
-    with _as_config_error():
-        checkpoints.read(file)  # explains best what a file is that is no model
-        try:
-            with strategy.scope() if strategy is not None else contextlib.nullcontext():
-                model = keras.saving.load_model(file, compile=False)
-        except Exception as error:  # of Keras, which has many kinds for a file that it cannot read
-            raise ConfigError(f"{file} can't be loaded: {error}") from None
+    scope = contextlib.nullcontext() if strategy is None else strategy.scope()
+    with _as_config_error(), scope:
+        model = load_model(file)
         structure.stage_configs(model)
     shapes = [tensor.shape for tensor in (*model.inputs, *model.outputs)]
     if list(map(len, shapes)) != [4, 2]:  # images, classes
@@ -186,4 +184,4 @@ def _as_config_error() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(one_line(error)) from error
