@@ -414,7 +414,7 @@ def test_published_weights_are_for_imagenets_classes_only():
         ({"--batch-size": "0"}, "`batch_size` must be at least 1"),
         ({"--max-damaged": "-1"}, "`max_damaged` must be at least 0"),
         ({"--strategy": "tpu"}, "--strategy: invalid choice: 'tpu'"),
-        ({"--output": "nowhere/report.json"}, "there is no folder nowhere"),
+        ({"--output": "nowhere/report.json"}, "There is no folder nowhere"),
         ({"--output": "{data}"}, "is a folder"),
     ],
 )

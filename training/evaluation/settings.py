@@ -39,7 +39,7 @@ class Settings(Section):
     source: str | None = None
     split: str | None = None
     data_dir: str | None = None
-    image_size: int | None = None
+    image_size: int | None = setting(None, AT_LEAST_1)
     crop: float | str | None = None
     batch_size: int = setting(64, AT_LEAST_1)
     precision: str = setting("auto", choices=PRECISIONS)
