@@ -5,7 +5,7 @@ For `tf.data` pipelines and for graphs that are exported: TensorFlow is all they
 
 - Decoded bits of JPEG and PNG are equal, except that 16-bit gray PNGs may differ by one gray level.
   CMYK JPEGs, whose colors no standard defines, differ by up to 8.
-- After bicubic resizing, up to 6 in 10,000 values of a photo differ, by one gray level. Pillow 13
+- After bicubic resizing, up to 7 in 10,000 values of a photo differ, by one gray level. Pillow 13
   resizes some pictures over the height first, such as portraits that are squeezed into a square
   without a crop. Here the width always comes first, as in Pillow up to 12; then one value in six
   differs, by one or two gray levels as a rule, but beside hard edges by up to 19.

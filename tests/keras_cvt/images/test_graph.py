@@ -71,7 +71,7 @@ def test_both_forms_read_a_photo_alike(preprocessing):
         assert read.shape == expected.shape == preprocessing.input_shape
         difference = np.abs(read.astype(int) - expected)
         # Pillow 13 goes over the height of some pictures first, and rounds then.
-        most, share = (20, 0.25) if name in HEIGHT_FIRST[preprocessing] else (1, 6e-4)
+        most, share = (20, 0.25) if name in HEIGHT_FIRST[preprocessing] else (1, 7e-4)
         if preprocessing.interpolation == "bilinear" and most == 1:
             share = 5e-3  # weights in small fractions: more values lie halfway
         assert difference.max() <= most and np.mean(difference > 0) <= share, name
@@ -102,7 +102,8 @@ def test_sizes_and_offsets_are_rounded_alike():
                 image = ramp[:height, :width]
                 read = graph.resize_and_crop(tf.constant(image[np.newaxis]), preprocessing)[0]
                 expected = width_first(image, preprocessing)
-                assert np.abs(read.numpy() - expected).mean() < 0.1
+                # Many values of a ramp lie halfway.
+                assert np.abs(read.numpy() - expected).mean() < 0.15
                 assert np.abs(expected - load.load(image, preprocessing)).mean() < 0.2
 
 
