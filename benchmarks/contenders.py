@@ -27,21 +27,16 @@ Runner = Callable[[int], None]  # computes so many batches
 CLASSES = 1000
 
 
-class NoDeviceError(Exception):
-    """There is no GPU. The message is one line."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What a contender is asked to do.
 
     Attributes:
-        task: "inference" or "training", on the processor or on a GPU: see `CONTENDERS`.
+        task: "inference" or "training": see `CONTENDERS`.
         name: of the contender in its task.
         batch: images in a batch, or in a step.
         size: height and width of the images.
         threads: of the processor.
-        device: "cpu" or "gpu".
     """
 
     task: str
@@ -49,7 +44,6 @@ class Job:
     batch: int
     size: int = 224
     threads: int = 2
-    device: str = "cpu"
 
 
 TORCH_EAGER = "official PyTorch, eager"
@@ -93,33 +87,6 @@ def _graph(model, job: Job) -> Runner:
             function(images).numpy()
 
     return run
-
-
-def _jax(model, job: Job) -> Runner:
-    import jax
-
-    def function(weights, images):
-        trainable, others = weights
-        return model.stateless_call(trainable, others, images, training=False)[0]
-
-    weights = [
-        [v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables)
-    ]
-    function = jax.jit(function)
-    images = jax.device_put(_images(job))
-
-    def run(batches: int) -> None:
-        for _ in range(batches):
-            answers = function(weights, images)
-        answers.block_until_ready()
-
-    return run
-
-
-def _keras_torch(model, job: Job) -> Runner:
-    import keras
-
-    return _in_torch(lambda images: model(images, training=False), keras.ops.array(_images(job)))
 
 
 def _predict(model, job: Job) -> Runner:
@@ -244,11 +211,7 @@ def _official_model(job: Job):
         for name, child in list(module.named_children()):
             if type(child).__name__ == "GELUActivation" or isinstance(child, torch.nn.GELU):
                 setattr(module, name, QuickGELU())
-    return model.to(_torch_device(job))
-
-
-def _torch_device(job: Job) -> str:
-    return "cuda" if job.device == "gpu" else "cpu"
+    return model
 
 
 def _official_images(job: Job):
@@ -257,13 +220,13 @@ def _official_images(job: Job):
     return torch.tensor(_images(job)).permute(0, 3, 1, 2).contiguous()
 
 
-def _official(job: Job, compiled: bool = False, dtype: str = "float32") -> Runner:
+def _official(job: Job, compiled: bool = False) -> Runner:
     import torch
 
-    model = _official_model(job).eval().to(getattr(torch, dtype))
+    model = _official_model(job).eval()
     if compiled:
         model = torch.compile(model)
-    images = _official_images(job).to(_torch_device(job), getattr(torch, dtype))
+    images = _official_images(job)
     return _in_torch(lambda images: model(images).logits, images)
 
 
@@ -279,22 +242,19 @@ def _in_torch(function: Callable, images) -> Runner:
     return run
 
 
-def _official_step(job: Job, compiled: bool = False, autocast: bool = False) -> Runner:
+def _official_step(job: Job, autocast: bool = False) -> Runner:
     """A training step with AdamW, from a batch in the host's memory."""
     import torch
 
-    device = _torch_device(job)
     model = _official_model(job).train()
-    if compiled:
-        model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
     images, labels = _official_images(job), torch.tensor(_labels(job))
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            with torch.autocast(device, torch.bfloat16, enabled=autocast):
-                logits = model(images.to(device)).logits
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels.to(device))
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                logits = model(images).logits
+            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -303,40 +263,7 @@ def _official_step(job: Job, compiled: bool = False, autocast: bool = False) -> 
     return run
 
 
-# --- the limit of a device ----------------------------------------------------------------------
-
-
-def product_size(job: Job) -> int:
-    """Rows and columns of the matrices whose product is the limit."""
-    return 8192 if job.device == "gpu" else 1024
-
-
-def _jax_product(job: Job) -> Runner:
-    import jax
-
-    matrix = jax.numpy.ones((product_size(job),) * 2, "bfloat16")
-    product = jax.jit(jax.numpy.matmul)
-
-    def run(batches: int) -> None:
-        for _ in range(batches):
-            answer = product(matrix, matrix)
-        answer.block_until_ready()
-
-    return run
-
-
-def _torch_product(job: Job) -> Runner:
-    import torch
-
-    matrix = torch.ones((product_size(job),) * 2, dtype=torch.bfloat16, device=_torch_device(job))
-    return _in_torch(lambda matrix: (matrix @ matrix)[:1, :1], matrix)
-
-
 BFLOAT16 = "mixed_bfloat16"
-PRODUCTS = {
-    "matrix product, JAX": ("jax", _jax_product),
-    "matrix product, torch": ("torch", _torch_product),
-}
 
 # By task and name: whose packages are needed, and what makes the contender.
 CONTENDERS: dict[str, dict[str, tuple[str, Callable[[Job], Runner]]]] = {
@@ -376,35 +303,11 @@ CONTENDERS: dict[str, dict[str, tuple[str, Callable[[Job], Runner]]]] = {
         "CvT13, fit, bfloat16": ("tensorflow", lambda job: _fit(job, BFLOAT16)),
         "CvT13, fit, recompute": ("tensorflow", lambda job: _fit(job, recompute=True)),
     },
-    "gpu inference": {
-        TORCH_COMPILED: (
-            "torch",
-            lambda job: _official(job, compiled=True, dtype="bfloat16"),
-        ),
-        "CvT13 deployed on JAX": (
-            "jax",
-            lambda job: _jax(_cvt13(job, BFLOAT16, deployed=True), job),
-        ),
-        "CvT13 deployed on torch": (
-            "torch",
-            lambda job: _keras_torch(_cvt13(job, BFLOAT16, deployed=True), job),
-        ),
-        **PRODUCTS,
-    },
-    "gpu training": {
-        TORCH_COMPILED: (
-            "torch",
-            lambda job: _official_step(job, compiled=True, autocast=True),
-        ),
-        "CvT13 on JAX": ("jax", lambda job: _fit(job, BFLOAT16)),
-        "CvT13 on torch": ("torch", lambda job: _fit(job, BFLOAT16)),
-        **PRODUCTS,
-    },
 }
 
 
 def _start(environment: str, job: Job) -> dict[str, str]:
-    """Starts the framework on so many threads; returns its version and what it computes on."""
+    """Starts the framework on so many threads; returns its version."""
     if environment == "tensorflow":
         import tensorflow as tf
 
@@ -412,27 +315,10 @@ def _start(environment: str, job: Job) -> dict[str, str]:
         tf.config.threading.set_intra_op_parallelism_threads(job.threads)
         tf.config.threading.set_inter_op_parallelism_threads(job.threads)
         return {"tensorflow": tf.__version__, "keras": tf.keras.__version__}
-    if environment == "torch":
-        import torch
+    import torch
 
-        torch.set_num_threads(job.threads)
-        facts = {"torch": torch.__version__}
-        if job.device == "gpu":
-            if not torch.cuda.is_available():
-                raise NoDeviceError(
-                    "torch in .venv-torch finds no GPU; --device cpu tries this out."
-                )
-            facts["device"] = torch.cuda.get_device_name()
-        return facts
-    import jax
-
-    device = jax.devices()[0]
-    if job.device == "gpu" and device.platform != "gpu":
-        raise NoDeviceError(
-            'JAX in .venv-jax finds no GPU: `.venv-jax/bin/pip install "jax[cuda12]"`; --device cpu '
-            "tries this out."
-        )
-    return {"jax": jax.__version__, "device": device.device_kind}
+    torch.set_num_threads(job.threads)
+    return {"torch": torch.__version__}
 
 
 def _memory(peak: bool) -> int:
@@ -451,10 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     environment, make = CONTENDERS[job.task][job.name]
-    try:
-        facts = _start(environment, job)
-    except NoDeviceError as error:
-        return print(json.dumps({"error": str(error)}), file=answers)
+    facts = _start(environment, job)
     run = make(job)
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak begins anew

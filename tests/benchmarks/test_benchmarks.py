@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks import export, gpu, inference, measure, picture, training
-from benchmarks.contenders import CONTENDERS, TORCH_COMPILED, TORCH_EAGER, Job
+from benchmarks import export, inference, measure, picture, training
+from benchmarks.contenders import CONTENDERS, TORCH_EAGER, Job
 
 
 class Measured:
@@ -31,8 +31,8 @@ def test_ratios_are_those_of_the_same_round():
 
 
 def test_every_task_has_what_it_is_compared_with():
-    for task, contenders in CONTENDERS.items():
-        assert (TORCH_COMPILED if "gpu" in task else TORCH_EAGER) in contenders
+    for contenders in CONTENDERS.values():
+        assert TORCH_EAGER in contenders
         assert {environment for environment, _ in contenders.values()} <= set(measure.ENVIRONMENTS)
 
 
@@ -59,7 +59,7 @@ def test_a_contender_takes_its_turn(monkeypatch):
         (inference, ["--only", "ResNet51"], "invalid choice: 'ResNet51'"),
         (inference, ["--sizes", "64", "64"], "--sizes must be two or more different ones"),
         (training, ["--batch", "0"], "--batch: must be an integer, at least 1. Received '0'."),
-        (gpu, ["--seconds", "0"], "--seconds: must be a number, above 0. Received '0'."),
+        (training, ["--seconds", "0"], "--seconds: must be a number, above 0. Received '0'."),
         (picture, ["a.json", "--output", "none/a.png"], "There is no folder none"),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_an_export_lacks_is_told_before_the_work(tmp_path, capsys, monkeypa
 
 def test_missing_environments_are_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(measure.ENVIRONMENTS, "torch", tmp_path)
-    for command in (inference, training, gpu):
+    for command in (inference, training):
         assert command.main(["--json", str(tmp_path / "figures.json")]) == 2
         assert "`make peers` makes all environments" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,5 @@
+import sys
+
+from benchmarks.gpu.command import main
+
+sys.exit(main())
