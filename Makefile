@@ -1,6 +1,8 @@
 # The two commands of README are `make demo` and `make test`. Both make .venv when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes. A file's tests stay together, for the models that they share.
+PYTEST := -m pytest -n 2 --dist loadfile --durations=20
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch clean
@@ -12,11 +14,11 @@ demo: .venv/made
 test: .venv/made
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 # What takes minutes: several processes that are killed, and whole runs.
 test-slow: .venv/made
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python $(PYTEST) -m slow
 
 lint: .venv/made
 	$(BIN)/ruff format --check .
@@ -42,11 +44,11 @@ BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
 XLA_QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
 test-jax: .venv-jax/made
-	KERAS_BACKEND=jax XLA_FLAGS="$(XLA_QUICK)" .venv-jax/bin/python -m pytest $(BACKEND_TESTS) \
+	KERAS_BACKEND=jax XLA_FLAGS="$(XLA_QUICK)" .venv-jax/bin/python $(PYTEST) $(BACKEND_TESTS) \
 		tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones
 
 test-torch: .venv-torch/made
-	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(BACKEND_TESTS) \
+	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(BACKEND_TESTS) \
 		$(addprefix tests/keras_cvt/, \
 		test_training_step.py checkpoints weights test_deployment.py)
 
