@@ -23,7 +23,7 @@ from keras_cvt._files import replacing
 
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-SECONDS = 600  # that a cell may take
+SECONDS = 1800  # after which a cell is taken to hang
 
 # No connection leaves this machine: what asks for the network fails.
 OFFLINE = """

@@ -30,8 +30,8 @@ from pathlib import Path
 
 from keras_cvt._commands import WRONG_USE, Parser, command, integer, number
 from training.config import ConfigError
-from training.distribute.supervisor import supervise
 from training.runs.folder import default_folder
+from training.runs.supervisor import supervise
 
 
 @command("training.supervise", {ConfigError: WRONG_USE})

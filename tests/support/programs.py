@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
+# Seconds. No test is to end within them: they stop only what would never end.
+PATIENCE = 1800
 
 # How a run is started on each kind of devices.
 TRAIN_ON = {
@@ -17,28 +19,40 @@ TRAIN_ON = {
 }
 
 
-def start(*arguments: str, **options) -> subprocess.Popen:
-    """Starts Python in the checkout; what it says goes into one pipe, if `options` say no other."""
-    path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+def start(
+    *arguments: str | Path, environment: dict[str, str] | None = None, **options
+) -> subprocess.Popen:
+    """Starts Python in the checkout.
+
+    Args:
+        arguments: Of the interpreter.
+        environment: All variables of the new process, PYTHONPATH aside. Defaults to those of this
+            process.
+        options: Of `subprocess.Popen`. By default, what the process says goes into one pipe.
+    """
+    environment = dict(os.environ if environment is None else environment)
+    path = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": CHECKOUT, **options}
     return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-        **pipes,
+        [sys.executable, *map(str, arguments)], env=environment, text=True, **options
     )
 
 
-def run(*arguments: str) -> str:
-    """Runs Python in the checkout to a good end; returns what it said."""
-    with start(*arguments) as process:
-        try:
-            said, _ = process.communicate(timeout=500)
-        finally:
-            process.kill()
+def finish(process: subprocess.Popen) -> str:
+    """Waits for the good end of a process; returns what it said."""
+    try:
+        said, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 0, said
     return said
+
+
+def run(*arguments: str | Path, **options) -> str:
+    """Runs Python in the checkout to a good end; returns what it said."""
+    return finish(start(*arguments, **options))
 
 
 def settings(*texts: str) -> list[str]:

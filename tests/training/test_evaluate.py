@@ -204,7 +204,7 @@ def test_two_devices_count_as_one(models, numbered, tmp_path):
     command = [sys.executable, "-c", program, "--model", models[12], "--data", f"folder:{numbered}"]
     command += ["--crop", "none", "--batch-size", "8", "--precision", "float32"]
     command += ["--strategy", "mirrored", "--output", output]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
     check(report, expected(answers(models[12], files), labels))

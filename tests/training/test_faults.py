@@ -45,7 +45,7 @@ def workers(supervisor: subprocess.Popen) -> dict[int, int]:
 
 
 def wait_for(happened, supervisor: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + programs.PATIENCE
     while not happened():
         assert supervisor.poll() is None, supervisor.communicate()[0]
         assert time.monotonic() < deadline
@@ -59,9 +59,7 @@ def newest(run_dir: Path) -> int:
 
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    process = start(undisturbed)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+    programs.finish(start(undisturbed))
 
     process = start(killed)
     # A worker.
@@ -84,8 +82,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_pat
     assert said.count("All start anew") == 2, said
     assert newest(killed) < STEPS and not (killed / "report.json").exists()
     process = start(killed)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+    said = programs.finish(process)
     assert "Going on after step" in said
 
     one, two = (RunCheckpoints(d / "checkpoints", keep=2).latest() for d in (undisturbed, killed))

@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -40,24 +39,16 @@ def no_cluster(monkeypatch):
 
 
 def start(what: str, folder: Path, **environment: str) -> subprocess.Popen:
-    path = os.pathsep.join([str(programs.CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
-    return subprocess.Popen(
-        [sys.executable, TESTS / "distributed_runs.py", what, str(folder)],
-        cwd=programs.CHECKOUT,
-        env={**kept, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    return programs.start(TESTS / "distributed_runs.py", what, folder, environment=environment)
 
 
 def finish(processes: list[subprocess.Popen]) -> None:
     """Waits for all; none is left over when one fails."""
     try:
         for process in processes:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output
+            programs.finish(process)
     finally:
         for process in processes:
             process.kill()

@@ -10,15 +10,14 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import programs
 import pytest
 import safetensors.numpy
-from programs import CHECKOUT
 
 from training.config import ConfigError
 from training.runs import lock, run_checkpoints
@@ -81,14 +80,9 @@ def names(*steps: int) -> list[str]:
 
 def script(code: str, *arguments: object) -> subprocess.Popen:
     """Another process, for which the functions of this module are there as `t`."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "import tests.training.runs.test_run_checkpoints as t\n" + code]
-        + [str(argument) for argument in arguments],
-        cwd=CHECKOUT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    paths = "import sys; sys.path.append('tests/support')\n"
+    code = paths + "import tests.training.runs.test_run_checkpoints as t\n" + code
+    return programs.start("-c", code, *arguments, stderr=subprocess.PIPE)
 
 
 # ---- what is kept
@@ -303,10 +297,11 @@ def test_warnings_go_to_standard_error_by_default(run, tmp_path, capsys):
 # ---- killed
 
 
-# A process is forked again and again, each time to be killed while it does nothing but save. What
-# it leaves is checked, and the next one goes on from it.
+# A process is forked again and again, each time to be killed while it does nothing but save: after
+# a random time on the processor, which doesn't depend on what else the machine does. What it leaves
+# is checked, and the next one goes on from it.
 KILLED_AT_RANDOM = """
-import os, random, signal, sys, time
+import os, random, signal, sys
 from pathlib import Path
 folder = Path(sys.argv[1])
 random.seed(0)
@@ -314,15 +309,15 @@ cut_off = 0
 for attempt in range(40):
     run = t.RunCheckpoints(folder, keep=1, warn=lambda message: None)
     before = run.latest()
+    moment = random.uniform(0.005, 0.08)
     child = os.fork()
     if not child:
+        signal.setitimer(signal.ITIMER_PROF, moment)  # SIGPROF kills like SIGKILL, asking nobody
         step = before.step if before else 0
         while True:
             step += 1
             run.save(t.checkpoint(step, numbers=100_000))
-    time.sleep(random.uniform(0.005, 0.08))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGPROF
     after = run.latest()
     if before:
         assert after.step >= before.step
@@ -472,7 +467,7 @@ import sys, time
 from pathlib import Path
 with t.RunLock(Path(sys.argv[1])):
     print("locked", flush=True)
-    time.sleep(600)
+    time.sleep(7200)
 """
 
 
@@ -534,7 +529,4 @@ def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, warnings):
 def test_tensorflow_is_not_needed():
     code = "import sys, training.runs.run_checkpoints\n"
     code += "print({'keras', 'tensorflow'} & {*sys.modules})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True
-    )
-    assert (done.stdout, done.stderr) == ("set()\n", "")
+    assert programs.start("-c", code, stderr=subprocess.PIPE).communicate() == ("set()\n", "")

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
-from programs import CHECKOUT
+from programs import CHECKOUT, PATIENCE
 
 from training import supervise
+from training.runs import supervisor
 from training.runs.run_checkpoints import RunCheckpoint, RunCheckpoints
-
-PATIENCE = 60  # seconds, for what takes less than one; only against tests that never end
 
 # What each worker begins with: it knows who it is, and how often its like have been started.
 BEGINNING = """
@@ -58,7 +57,7 @@ class Supervised:
     def __init__(self, folder: Path, worker: str, workers: int | None = 2, env=(), **options):
         self.folder = folder
         (folder / "worker.py").write_text(BEGINNING + worker)
-        options = {"workers": workers, "backoff": 0.05, "grace": 5.0, **options}
+        options = {"workers": workers, "backoff": 0.05, "grace": PATIENCE, **options}
         environment = {k: v for k, v in os.environ.items() if not re.match("TF_CONFIG|SLURM", k)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SUPERVISE, json.dumps(options)],
@@ -179,7 +178,7 @@ if attempt == 1:
     wait_for_all()
     if index == 1:
         {death}
-    time.sleep(600)
+    time.sleep(2 * 3600)
 print("done")
 """,
     )
@@ -235,15 +234,17 @@ def test_progress_resets_the_limit(tmp_path):
 
 def test_the_pause_has_a_limit(tmp_path, monkeypatch, capsys):
     pauses = []
-    monkeypatch.setattr(supervise, "_wait", lambda pause, _: pauses.append(pause))
+    monkeypatch.setattr(supervisor, "_wait", lambda pause, _: pauses.append(pause))
     command = [sys.executable, "-S", "-c", "raise SystemExit(1)"]
-    assert supervise.supervise(command, tmp_path, workers=1, restarts=4, backoff=100) == 1
+    assert supervisor.supervise(command, tmp_path, workers=1, restarts=4, backoff=100) == 1
     assert pauses == [100, 200, 300, 300]
 
 
 @pytest.mark.parametrize("status", [2, 3, 130])
 def test_some_statuses_are_passed_on_at_once(tmp_path, status):
-    run = Supervised(tmp_path, f"wait_for_all()\nif index: sys.exit({status})\ntime.sleep(600)")
+    run = Supervised(
+        tmp_path, f"wait_for_all()\nif index: sys.exit({status})\ntime.sleep(2 * 3600)"
+    )
     assert run.end() == (status, "", "")
     assert len(run.starts(0)) == 1
 
@@ -259,11 +260,11 @@ if attempt == 1:
     if index == 0:
         signal.signal(signal.SIGTERM, lambda *_: Path("asked").touch())
         Path("ready").touch()
-        while True: time.sleep(600)
+        while True: time.sleep(2 * 3600)
     while not Path("ready").exists(): time.sleep(0.01)
     sys.exit(1)
 """,
-        grace=0.2,
+        grace=2,  # for the signal to arrive on a busy machine
     )
     assert run.end()[0] == 0
     assert (tmp_path / "asked").exists()
@@ -276,10 +277,10 @@ def test_a_signal_stops_all(tmp_path, number, workers):
     worker = """
 import subprocess
 try:
-    child = subprocess.Popen(["sleep", "600"])
+    child = subprocess.Popen(["sleep", "7200"])
     Path(f"pid-of-child-{index}").write_text(str(child.pid))
     Path(f"ready-{index}").touch()
-    time.sleep(600)
+    time.sleep(2 * 3600)
 except KeyboardInterrupt:
     Path(f"interrupted-{index}").touch()
 """
@@ -305,11 +306,17 @@ def test_a_signal_ends_the_pause(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no PR_SET_PDEATHSIG")
 @pytest.mark.parametrize("workers", [None, 2])
 def test_workers_do_not_outlive_a_killed_supervisor(tmp_path, workers):
-    worker = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
+    worker = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(2 * 3600)"
     run = Supervised(tmp_path, worker, workers=workers)
     run.wait_for(*(f"pid-{i}-1" for i in range(workers or 1)))
     run.process.kill()
     assert run.end()[0] == -signal.SIGKILL
+
+
+def test_the_supervisor_starts_without_tensorflow():
+    """Else it would hold some seconds and hundreds of megabytes beside each run."""
+    code = "import sys, training.supervise\nprint({'keras', 'tensorflow'} & {*sys.modules})"
+    assert programs.run("-c", code) == "set()\n"
 
 
 # ---- the command line
