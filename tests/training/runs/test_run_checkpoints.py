@@ -309,7 +309,7 @@ cut_off = 0
 for attempt in range(40):
     run = t.RunCheckpoints(folder, keep=1, warn=lambda message: None)
     before = run.latest()
-    moment = random.uniform(0.005, 0.08)
+    moment = random.uniform(0.005, 0.04)
     child = os.fork()
     if not child:
         signal.setitimer(signal.ITIMER_PROF, moment)  # SIGPROF kills like SIGKILL, asking nobody
