@@ -1,9 +1,13 @@
-"""What the backends of Keras do each in their own way: gradients and compilation."""
+"""What the backends of Keras do each in their own way: arrays, gradients and compilation."""
 
 import keras
 import numpy as np
 
 BACKEND = keras.backend.backend()
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
 
 
 def gradients(call, layer, *inputs):
@@ -44,7 +48,6 @@ def gradients(call, layer, *inputs):
         value.backward()
         grads = [v.value.grad for v in variables]
         value = value.detach()
-    numpy = keras.ops.convert_to_numpy
     return float(numpy(value)), {
         v.path: None if g is None else np.asarray(numpy(g))
         for v, g in zip(variables, grads, strict=True)

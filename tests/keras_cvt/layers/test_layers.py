@@ -1,229 +1,18 @@
-"""Each layer by itself (keras_cvt/layers). Runs on all backends of Keras."""
+"""What each layer computes (keras_cvt/layers); test_contract.py has what holds for all of them.
 
-import json
+Runs on all backends of Keras.
+"""
 
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, compiled, gradients
+from backend import BACKEND, gradients, numpy
+from layer_cases import inputs_of, normal
 
 import keras_cvt
 from keras_cvt import layers
-from keras_cvt._keras_internal import flatten_layers, sublayers
 from keras_cvt._validation import PROJECTIONS
 from keras_cvt.layers.common import pad
-
-RNG = np.random.default_rng(0)
-
-
-def normal(*shape):
-    return RNG.normal(size=shape).astype("float32")
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
-
-
-# name: (layer class, arguments, channels of the map, with a class token, number of weights)
-CASES = {
-    "embedding": (layers.ConvEmbedding, {"embed_dim": 8}, 3, False, 4),
-    "patches": (
-        layers.ConvEmbedding,
-        {"embed_dim": 8, "kernel_size": 4, "strides": 4, "padding": 0},
-        3,
-        False,
-        4,
-    ),
-    "projection": (layers.ConvProjection, {"strides": 2}, 8, False, 5),
-    "token": (layers.ClassToken, {}, 8, False, 1),
-    "position": (layers.PositionEmbedding, {"size": (5, 6)}, 8, False, 1),
-    "mlp": (layers.MLP, {"hidden_dim": 12}, 8, False, 4),
-    "drop_path": (layers.DropPath, {"rate": 0.5, "seed": 1}, 8, False, 0),
-    "attention": (layers.ConvProjectionAttention, {"embed_dim": 8, "num_heads": 2}, 8, False, 23),
-    "attention_token": (
-        layers.ConvProjectionAttention,
-        {"embed_dim": 8, "num_heads": 4, "strides_q": 2, "strides_kv": 1},
-        8,
-        True,
-        23,
-    ),
-    "attention_linear": (
-        layers.ConvProjectionAttention,
-        {"embed_dim": 8, "num_heads": 2, "projection": "linear", "use_bias": False},
-        8,
-        True,
-        5,
-    ),
-    "block": (layers.CvTBlock, {"embed_dim": 8, "num_heads": 2}, 8, False, 31),
-    "block_recompute": (
-        layers.CvTBlock,
-        {"embed_dim": 8, "num_heads": 2, "recompute": True},
-        8,
-        True,
-        31,
-    ),
-    "block_token": (
-        layers.CvTBlock,
-        {
-            "embed_dim": 8,
-            "num_heads": 2,
-            "mlp_ratio": 2.5,
-            "kernel_size": 5,
-            "padding_q": 2,
-            "padding_kv": 0,
-            "dropout": 0.1,
-            "attention_dropout": 0.2,
-            "drop_path": 0.3,
-            "activation": "gelu",
-            "kernel_initializer": "glorot_uniform",
-        },
-        8,
-        True,
-        31,
-    ),
-}
-
-
-def make(case, **options):
-    cls, arguments, channels, token, weights = CASES[case]
-    return cls(**arguments, **options), channels, token, weights
-
-
-def inputs_of(channels, token, height=9, width=13):
-    x = [normal(2, height, width, channels)]
-    return [*x, normal(2, 1, channels)] if token else x
-
-
-def shapes(outputs):
-    return [tuple(x.shape) for x in keras.tree.flatten(outputs)]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_shapes_and_weights(case):
-    layer, channels, token, weights = make(case)
-    inputs = inputs_of(channels, token)
-    outputs = layer(*inputs)
-    assert len(layer.weights) == weights
-    computed = layer.compute_output_shape(*[x.shape for x in inputs])
-    computed = computed if isinstance(computed[0], tuple) else (computed,)
-    assert shapes(outputs) == list(computed)
-    assert all(np.isfinite(numpy(x)).all() for x in keras.tree.flatten(outputs))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_config_round_trip(case):
-    layer, channels, token, _ = make(case, name="mine")
-    inputs = inputs_of(channels, token)
-    layer(*inputs)
-    config = json.loads(json.dumps(layer.get_config()))
-    twin = type(layer).from_config(config)
-    assert json.loads(json.dumps(twin.get_config())) == config
-    twin.build(*[x.shape for x in inputs])
-    assert [w.path for w in twin.weights] == [w.path for w in layer.weights]
-    twin.set_weights(layer.get_weights())
-    for ours, theirs in zip(
-        keras.tree.flatten(layer(*inputs)), keras.tree.flatten(twin(*inputs)), strict=True
-    ):
-        np.testing.assert_array_equal(numpy(ours), numpy(theirs))
-
-
-def flags(layer):
-    return {"": layer.trainable} | {
-        f"{sublayer.name}/{path}": flag
-        for sublayer in sublayers(layer)
-        for path, flag in flags(sublayer).items()
-    }
-
-
-def freeze_all(layer):
-    layer.trainable = False
-
-
-def freeze_batch_norms(layer):
-    for sublayer in flatten_layers(layer):
-        if isinstance(sublayer, keras.layers.BatchNormalization):
-            sublayer.trainable = False
-
-
-def freeze_every_other(layer):
-    for sublayer in flatten_layers(layer)[1::2]:
-        sublayer.trainable = False
-
-
-def thaw_the_last(layer):
-    layer.trainable = False
-    flatten_layers(layer)[-1].trainable = True
-
-
-@pytest.mark.parametrize(
-    "freeze", [freeze_all, freeze_batch_norms, freeze_every_other, thaw_the_last]
-)
-@pytest.mark.parametrize("case", CASES)
-def test_a_config_has_every_trainable_flag(case, freeze):
-    layer, channels, token, _ = make(case)
-    shapes = [x.shape for x in inputs_of(channels, token)]
-    layer.build(*shapes)
-    assert "sublayers_trainable" not in layer.get_config()  # where there is nothing to say
-    freeze(layer)
-    config = json.loads(json.dumps(layer.get_config()))
-    twin = type(layer).from_config(config)
-    assert json.loads(json.dumps(twin.get_config())) == config  # before it is built, too
-    twin.build(*shapes)
-    assert json.loads(json.dumps(twin.get_config())) == config
-    assert flags(twin) == flags(layer)
-    assert [w.trainable for w in twin.weights] == [w.trainable for w in layer.weights]
-    assert [w.path for w in twin.trainable_weights] == [w.path for w in layer.trainable_weights]
-    twin = type(layer).from_config(config)
-    twin.trainable = False  # what is set afterwards counts
-    twin.trainable = True
-    twin.build(*shapes)
-    assert set(flags(twin).values()) == {True}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_every_weight_has_a_gradient(case):
-    layer, channels, token, _ = make(case)
-    inputs = inputs_of(channels, token)
-    layer(*inputs)
-    targets = [normal(*x.shape) for x in keras.tree.flatten(layer(*inputs))]
-
-    def loss(layer, *inputs):
-        outputs = keras.tree.flatten(layer(*inputs))
-        return sum(
-            keras.ops.sum(keras.ops.multiply(x, t)) for x, t in zip(outputs, targets, strict=True)
-        )
-
-    if not layer.trainable_weights:
-        return
-    _, grads = gradients(loss, layer, *inputs)
-    for path, grad in grads.items():
-        assert grad is not None, path
-        # The softmax does not see what all keys have in common.
-        if not path.endswith(("proj_k/bias", "conv_proj_k/bn/beta")):
-            assert np.abs(grad).max() > 1e-8, path
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16", "float64"])
-@pytest.mark.parametrize("case", CASES)
-def test_dtype_policies(case, policy):
-    layer, channels, token, _ = make(case, dtype=policy)
-    inputs = inputs_of(channels, token)
-    outputs = keras.tree.flatten(
-        layer(*inputs, training=True) if case == "drop_path" else layer(*inputs)
-    )
-    if BACKEND == "jax" and policy == "float64":
-        return  # JAX has no float64 unless it is switched on; that it runs is all there is to see
-    compute = keras.dtype_policies.get(policy).compute_dtype
-    variable = keras.dtype_policies.get(policy).variable_dtype
-    for output in outputs:
-        assert keras.backend.standardize_dtype(output.dtype) == compute
-        assert np.isfinite(numpy(keras.ops.cast(output, "float32"))).all()
-    for sublayer in flatten_layers(layer):
-        # BatchNorm computes in float32 what its convolution gives it.
-        expected = variable if sublayer.name == "conv" else policy
-        assert sublayer.dtype_policy.name == expected, sublayer.name
-    for weight in layer.weights:
-        assert weight.dtype == variable, weight.path
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -253,60 +42,6 @@ def test_half_precision_is_safe(policy):
         assert np.isfinite(numpy(keras.ops.cast(output, "float32"))).all()
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_unknown_sizes_in_a_saved_model(case, tmp_path):
-    """One functional model of unknown height and width serves rectangles of several sizes, is saved
-    and loaded without custom objects, and answers bit for bit alike."""
-    layer, channels, token, _ = make(case)
-    if token:
-        inputs = [keras.Input((None, None, channels)), keras.Input((1, channels))]
-        model = keras.Model(inputs, layer(*inputs))
-    else:
-        inputs = keras.Input((None, None, channels))
-        model = keras.Model(inputs, layer(inputs))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for size in ((9, 13), (16, 8), (5, 6)):
-        x = inputs_of(channels, token, *size)
-        x = x if token else x[0]
-        for ours, theirs in zip(
-            keras.tree.flatten(model(x)), keras.tree.flatten(loaded(x)), strict=True
-        ):
-            np.testing.assert_array_equal(numpy(ours), numpy(theirs))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_compiled(case):
-    layer, channels, token, _ = make(case)
-    inputs = inputs_of(channels, token)
-    eager = keras.tree.flatten(layer(*inputs))
-    fast = keras.tree.flatten(compiled(lambda *x: layer(*x))(*inputs))
-    for ours, theirs in zip(fast, eager, strict=True):
-        np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=1e-5)
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function is TensorFlow's")
-@pytest.mark.parametrize("case", ["embedding", "position", "attention_token", "block_token"])
-def test_unknown_sizes_in_tf_function(case):
-    import tensorflow as tf
-
-    layer, channels, token, _ = make(case)
-    inputs = inputs_of(channels, token)
-    layer(*inputs)
-    signature = [tf.TensorSpec((None, None, None, channels))]
-    signature += [tf.TensorSpec((None, 1, channels))] if token else []
-    function = tf.function(lambda *x: layer(*x), input_signature=signature)
-    for size in ((9, 13), (16, 8)):
-        x = inputs_of(channels, token, *size)
-        for ours, theirs in zip(
-            keras.tree.flatten(function(*x)), keras.tree.flatten(layer(*x)), strict=True
-        ):
-            np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=1e-5)
-    if token:
-        concrete = function.get_concrete_function()
-        assert concrete.structured_outputs[1].shape.as_list() == [None, 1, channels]
-
-
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function is TensorFlow's")
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("jit", [False, True])
@@ -328,9 +63,6 @@ def test_class_token_only_of_unknown_sizes(jit, training):
 
     expected = block(*inputs, class_token_only=True, training=training)
     np.testing.assert_allclose(numpy(function(*inputs)), numpy(expected), atol=1e-5)
-
-
-# --- what each layer computes ------------------------------------------------------------------
 
 
 def test_quick_gelu():
