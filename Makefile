@@ -38,7 +38,7 @@ venv: .venv/made
 test-backends: test-jax test-torch
 
 BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
-	layers test_models.py test_parity.py analysis/test_attention.py)
+	layers test_model_contract.py test_models.py test_parity.py analysis/test_attention.py)
 
 # JAX compiles every operation for every shape: without optimizing it, in much less time.
 XLA_QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend import gradients, numpy
+from backend import BACKEND, gradients, numpy
 from small_models import CLASSES, MODELS, SIZE, build, images
 
 import keras_cvt
@@ -15,8 +15,11 @@ from keras_cvt.architecture import as_stages
 from keras_cvt.layers import CvTBlock
 from keras_cvt.structure import stage_configs
 
+# JAX compiles every operation for every shape, so it has the most different ones.
+NAMES = ("CvT13", "linear", "kernels", "one stage", "token") if BACKEND == "jax" else MODELS
 
-@pytest.fixture(scope="module", params=MODELS)
+
+@pytest.fixture(scope="module", params=NAMES)
 def name(request):
     return request.param
 
@@ -33,12 +36,16 @@ def x(model):
 
 @pytest.fixture(scope="module")
 def expected(model, x):
-    return numpy(model(x))
+    return answer(model, x)
 
 
 @pytest.fixture(scope="module")
 def deployed(model):
     return keras_cvt.deploy(model)
+
+
+def answer(model, x):
+    return keras.tree.map_structure(numpy, model(x))
 
 
 def maps_of(name):
@@ -59,7 +66,7 @@ def configs(model):
 
 def assert_same(found, expected, tolerance=0):
     for ours, theirs in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
-        np.testing.assert_allclose(numpy(ours), numpy(theirs), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
 def test_output(name, model, x, expected):
@@ -104,7 +111,7 @@ def test_saved_and_cloned(model, x, expected, tmp_path):
     clone = keras.models.clone_model(model)
     clone.load_weights(tmp_path / "model.weights.h5")
     for other in (keras.saving.load_model(tmp_path / "model.keras"), clone):
-        assert_same(other(x), expected)
+        assert_same(answer(other, x), expected)
         assert configs(other) == configs(model)
         assert [w.path for w in other.weights] == [w.path for w in model.weights]
         assert [w.trainable for w in other.weights] == [w.trainable for w in model.weights]
@@ -112,7 +119,7 @@ def test_saved_and_cloned(model, x, expected, tmp_path):
 
 def test_pyramid(name, model, x):
     pyramid = keras_cvt.feature_pyramid(model)
-    levels = pyramid(x)
+    levels = answer(pyramid, x)
     assert [tuple(level.shape[1:]) for level in levels.values()] == maps_of(name)
     assert {id(w) for w in pyramid.weights} <= {id(w) for w in model.weights}
 
@@ -121,16 +128,17 @@ def test_deployed(model, deployed, x, expected, tmp_path):
     """The same function within 1e-4, of the same structure, and it is saved like any model."""
     assert (deployed.input_shape, deployed.output_shape) == (model.input_shape, model.output_shape)
     assert [layer.name for layer in deployed.layers] == [layer.name for layer in model.layers]
-    assert_same(deployed(x), expected, 1e-4)
+    assert_same(answer(deployed, x), expected, 1e-4)
     deployed.save(tmp_path / "deployed.keras")
-    assert_same(keras.saving.load_model(tmp_path / "deployed.keras")(x), deployed(x))
+    loaded = keras.saving.load_model(tmp_path / "deployed.keras")
+    assert_same(answer(loaded, x), answer(deployed, x))
 
 
 def test_every_weight_has_a_gradient(name, model, x):
     def loss(model, x):
         output = model(x, training=True)
         target = np.random.default_rng(2).normal(size=output.shape).astype("float32")
-        return keras.ops.sum(output * target)
+        return keras.ops.sum(keras.ops.multiply(output, target))
 
     before = model.get_weights()
     _, grads = gradients(loss, model, x)

@@ -37,7 +37,7 @@ def gradients(call, layer, *inputs):
             return value, updates
 
         values = [v.value for v in variables]
-        (value, updates), grads = jax.value_and_grad(function, has_aux=True)(values)
+        (value, updates), grads = jax.jit(jax.value_and_grad(function, has_aux=True))(values)
         for variable, update in zip(layer.non_trainable_variables, updates, strict=True):
             if update is not None:
                 variable.assign(update)
