@@ -1,0 +1,79 @@
+"""What holds for any settings of a run, and any run's steps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training import config as configs
+from training.config import Config
+from training.engine.loop import segments
+
+
+def text(value) -> str:
+    """As one writes it behind `--set key=`."""
+    if isinstance(value, list):
+        return ",".join(map(text, value))
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
+
+
+# Values that every config may have, by key.
+rates = st.floats(0, 1, exclude_max=True)
+VALUES = {
+    "image_size": st.integers(32, 1000),
+    "batch_size": st.just(256),
+    "learning_rate": st.floats(1e-12, 1e3),
+    "drop_path_rate": st.one_of(st.none(), rates),
+    "label_smoothing": rates,
+    "flip": st.floats(0, 1),
+    "erase": st.floats(0, 1),
+    "mixup": st.floats(0, 1e3),
+    "crop_scale": st.one_of(
+        st.none(), st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)).map(list)
+    ),
+    "evaluation_crop": st.one_of(st.none(), st.floats(0, 1, exclude_min=True)),
+    "weight_decay": st.floats(0, 1e3),
+    "clip_norm": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+    "ema": st.one_of(st.none(), st.floats(0, 1, exclude_min=True, exclude_max=True)),
+    "seed": st.integers(0, 2**31 - 1),
+    "jit_compile": st.booleans(),
+    "strategy": st.sampled_from(configs.STRATEGIES),
+    "precision": st.sampled_from(configs.PRECISIONS),
+    "max_steps": st.one_of(st.none(), st.integers(1)),
+    "data_dir": st.one_of(
+        st.none(), st.text("/abcABC =.,-_", min_size=1).map(str.strip).filter(bool)
+    ),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=VALUES))
+@settings(max_examples=200)
+def test_what_set_says_is_what_the_config_has(changes):
+    base = configs.load("digits", ["max_shift=0"])  # which a crop needs
+    config = configs.override(base, [f"{key}={text(value)}" for key, value in changes.items()])
+    assert config.to_dict() == {**base.to_dict(), **changes}
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_every_setting_has_a_text(name):
+    """The text of each value, read by --set, gives the value back."""
+    config = configs.load(name)
+    texts = [f"{key}={text(v)}" for key, v in config.to_dict().items() if v != []]
+    assert len(texts) > 50
+    assert configs.override(config, texts) == config
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 30))
+@settings(max_examples=200)
+def test_segments_partition_what_is_left_of_a_run(step, more, per_epoch):
+    total = step + more
+    parts = segments(step, total, per_epoch)
+    assert [i for begin, end in parts for i in range(begin, end)] == list(range(step, total))
+    assert len(parts) <= 3
+    for begin, end in parts:
+        whole = begin % per_epoch == 0 and end % per_epoch == 0
+        assert whole or begin // per_epoch == (end - 1) // per_epoch  # or part of one epoch
