@@ -12,7 +12,7 @@ hypothesis.settings.load_profile("few")
 
 
 @pytest.fixture(scope="session")
-def photo_pixels() -> list[np.ndarray]:
+def photos() -> list[np.ndarray]:
     """scikit-learn's two real photos, a temple and a flower: (427, 640, 3) uint8."""
     from sklearn.datasets import load_sample_images
 
