@@ -68,8 +68,12 @@ def digest(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 
-def execute(name: str) -> nbformat.NotebookNode:
+def execute(name: str, more_parameters: str = "") -> nbformat.NotebookNode:
     """Executes a notebook as it is saved, in a new process and a new folder, without a network.
+
+    Args:
+        name: Of the notebook, without folder and ending.
+        more_parameters: Code behind that of `PARAMETERS`, such as of a shorter training.
 
     Returns:
         The notebook with its outputs.
@@ -81,7 +85,7 @@ def execute(name: str) -> nbformat.NotebookNode:
     (place,) = (
         i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())
     )
-    injected = nbformat.v4.new_code_cell(OFFLINE + PARAMETERS[name])
+    injected = nbformat.v4.new_code_cell(OFFLINE + PARAMETERS[name] + more_parameters)
     notebook.cells.insert(place + 1, injected)
     root = str(FOLDER.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

@@ -13,6 +13,12 @@ PICTURES = {
     "04_export_and_serve": 2,
 }
 
+# Shorter trainings than those whose results are saved. One breaks off in the second epoch.
+SHORTER = {
+    "02_fine_tune": "HEAD_EPOCHS, ALL_EPOCHS = 1, 3",
+    "03_train_distributed": "SETTINGS.append('epochs=2')",
+}
+
 
 def pictures(notebook) -> int:
     return sum(
@@ -45,7 +51,7 @@ def test_saved_outputs_belong_to_the_cells(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", run.NOTEBOOKS)
 def test_execution(name):
-    executed = run.execute(name)  # an error in a cell is raised here
+    executed = run.execute(name, SHORTER.get(name, ""))  # an error in a cell is raised here
     assert pictures(executed) >= PICTURES[name]
     saved, executed = (
         [cell.source for cell in notebook.cells] for notebook in (run.read(name), executed)
@@ -53,7 +59,7 @@ def test_execution(name):
     assert executed == saved
 
 
-def test_offline_means_offline(tmp_path, monkeypatch):
+def test_offline_means_offline(tmp_path, monkeypatch, capsys):
     """What asks for the network fails, and a notebook that fails is not saved."""
     (tmp_path / "01_classify.ipynb").write_text((run.FOLDER / "01_classify.ipynb").read_text())
     monkeypatch.setattr(run, "FOLDER", tmp_path)
@@ -62,7 +68,6 @@ def test_offline_means_offline(tmp_path, monkeypatch):
     run.nbformat.write(notebook, tmp_path / "01_classify.ipynb")
     before = (tmp_path / "01_classify.ipynb").read_bytes()
     monkeypatch.setenv("PYTHONPATH", str(run.Path(run.__file__).parent.parent))
-    with pytest.raises(run.CellExecutionError, match="offline: no connection"):
-        run.execute("01_classify")
     assert run.main(["01_classify"]) == 1
+    assert "offline: no connection" in capsys.readouterr().err
     assert (tmp_path / "01_classify.ipynb").read_bytes() == before

@@ -96,48 +96,7 @@ def test_the_trained_model_is_untouched(reference):
     assert model.trainable and model.trainable_weights
 
 
-# --- every kind of model that CvT() builds ------------------------------------------------------
-
-
-def changed(**options):
-    """TINY with options of its stages changed: a value for all of them."""
-    return [{**vars(stage), **options} for stage in TINY]
-
-
-CONFIGURATIONS = {
-    "linear, no qkv bias": {"stages": changed(projection="linear", qkv_bias=False)},
-    "kernel 5": {"stages": changed(kernel_qkv=5, padding_q=2, padding_kv=2, stride_kv=3)},
-    "kv padding 0": {"stages": changed(padding_kv=0, stride_kv=1, qkv_bias=False)},
-    "class token everywhere": {"stages": changed(class_token=True)},
-    "position embedding": {
-        "stages": changed(position_embedding=True),
-        "input_shape": (48, 80, 3),
-    },
-    "position embedding of another size": {"stages": changed(position_embedding=(5, 4))},
-    "non-overlapping patches": {"stages": changed(patch_size=2, patch_stride=2, patch_padding=0)},
-    "per block": {"stages": [*TINY[:2], {**vars(TINY[2]), "mlp_ratio": (2, 3.5)}]},
-    "one stage": {"stages": TINY[2:]},
-    "gelu": {"activation": "gelu"},
-    "relu": {"activation": "relu"},
-    "softmax": {"classifier_activation": "softmax"},
-    "grey": {"input_shape": (None, 80, 1)},
-    "map": {"include_top": False},
-    "avg": {"include_top": False, "pooling": "avg"},
-    "max": {"include_top": False, "pooling": "max"},
-    "token": {"include_top": False, "pooling": "token"},
-    "no class token": {"stages": changed(class_token=False)},
-}
-
-
-@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_every_configuration(options):
-    model = trained(**options)
-    x = images(48, 80, model.input_shape[-1])
-    deployed = keras_cvt.deploy(model)
-    assert deployed.input_shape == model.input_shape
-    assert deployed.output_shape == model.output_shape
-    assert [layer.name for layer in deployed.layers] == [layer.name for layer in model.layers]
-    assert_same_function(model, deployed, x)
+# --- other models than those of test_model_contract.py ------------------------------------------
 
 
 def test_layers_in_front_and_behind():
