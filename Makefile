@@ -1,8 +1,8 @@
 # The two commands of README are `make demo` and `make test`. Both make .venv when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes. A file's tests stay together, for the models that they share.
-PYTEST := -m pytest -n 2 --dist loadfile --durations=20
+# Two processes. A file's tests stay together, for the models that they share; long files go first.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch clean

@@ -44,7 +44,7 @@ EXTRAS = {
     ],
     "test": [
         "pytest>=8",
-        "pytest-xdist>=3.6",  # on as many cores as there are: TensorFlow's tracing uses one
+        "pytest-xdist>=3.7",  # on as many cores as there are: TensorFlow's tracing uses one
         "hypothesis>=6.100",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1.5",  # two real photos
