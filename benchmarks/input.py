@@ -33,8 +33,7 @@ from benchmarks import measure
 from benchmarks.measure import CORES
 from keras_cvt import _commands
 from keras_cvt._commands import WRONG_USE, Parser, command
-from training import config as configs
-from training import startup
+from training import configs, startup
 from training.config import Config, ConfigError
 
 PHOTO_SIZE = (500, 375)

@@ -17,8 +17,7 @@ import numpy as np
 
 from keras_cvt import _figures
 from keras_cvt._commands import WRONG_USE, Parser, command, integer
-from training import config as configs
-from training import startup
+from training import configs, startup
 from training.config import Config, ConfigError
 
 # TensorFlow and matplotlib take seconds to import: only after the command line is understood.

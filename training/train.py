@@ -42,9 +42,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_cvt._commands import WRONG_USE, Parser, command
-from training import config as configs
-from training import startup
-from training.config import Config, ConfigError
+from training import configs, startup
+from training.config import STRATEGIES, Config, ConfigError
 from training.engine.errors import RunError, WorkerLost
 from training.runs.folder import default_folder, open_run, other_run
 from training.runs.lock import RunLock
@@ -110,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--strategy",
-        choices=configs.STRATEGIES,
+        choices=STRATEGIES,
         help="the devices; the same as --set strategy=..., see training.distribute",
     )
     parser.add_argument(

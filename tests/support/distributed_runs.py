@@ -18,8 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_cvt
-from training import config as configs
-from training import distribute, optim, startup
+from training import configs, distribute, optim, startup
 from training.config import ConfigError
 from training.engine.devices import devices_for
 from training.engine.model import build_model

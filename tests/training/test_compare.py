@@ -7,14 +7,14 @@ import re
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training import compare
-from training import config as configs
+from training import compare, configs
+from training.config import override
 
 
 def run(folder, epochs=3, finished=True, **settings):
     """A folder as `training.train` leaves it."""
     folder.mkdir()
-    config = configs.override(configs.load("digits"), [f"{k}={v}" for k, v in settings.items()])
+    config = override(configs.load("digits"), [f"{k}={v}" for k, v in settings.items()])
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     names = [*compare.RESULTS, "top1", "learning_rate", "seconds"]
     with open(folder / "history.csv", "w", newline="") as file:

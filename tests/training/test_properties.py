@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import config as configs
-from training.config import Config
+from training import configs
+from training.config import PRECISIONS, STRATEGIES, Config, override
 from training.engine.loop import segments
 
 
@@ -40,8 +40,8 @@ VALUES = {
     "ema": st.one_of(st.none(), st.floats(0, 1, exclude_min=True, exclude_max=True)),
     "seed": st.integers(0, 2**31 - 1),
     "jit_compile": st.booleans(),
-    "strategy": st.sampled_from(configs.STRATEGIES),
-    "precision": st.sampled_from(configs.PRECISIONS),
+    "strategy": st.sampled_from(STRATEGIES),
+    "precision": st.sampled_from(PRECISIONS),
     "max_steps": st.one_of(st.none(), st.integers(1)),
     "data_dir": st.one_of(
         st.none(), st.text("/abcABC =.,-_", min_size=1).map(str.strip).filter(bool)
@@ -53,7 +53,7 @@ VALUES = {
 @settings(max_examples=200)
 def test_what_set_says_is_what_the_config_has(changes):
     base = configs.load("digits", ["max_shift=0"])  # which a crop needs
-    config = configs.override(base, [f"{key}={text(value)}" for key, value in changes.items()])
+    config = override(base, [f"{key}={text(value)}" for key, value in changes.items()])
     assert config.to_dict() == {**base.to_dict(), **changes}
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -64,7 +64,7 @@ def test_every_setting_has_a_text(name):
     config = configs.load(name)
     texts = [f"{key}={text(v)}" for key, v in config.to_dict().items() if v != []]
     assert len(texts) > 50
-    assert configs.override(config, texts) == config
+    assert override(config, texts) == config
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 30))

@@ -19,9 +19,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 
-from training import augment, data, demo, distribute, optim, startup, train
-from training import config as configs
-from training.config import Config, ConfigError, settings
+from training import augment, configs, data, demo, distribute, optim, startup, train
+from training.config import Config, ConfigError, override, settings
 from training.engine import loop
 from training.engine.errors import RunError
 from training.engine.model import build_model
@@ -99,7 +98,7 @@ def test_overrides_are_read_by_the_type_of_their_field():
     assert config.model.depths == (1, 1, 1)
     assert config.run.strategy == "mirrored"
     assert config.run.max_steps == 4
-    assert configs.override(config, ["max_steps=none"]).run.max_steps is None
+    assert override(config, ["max_steps=none"]).run.max_steps is None
     assert settings.parse("True", bool) is True and settings.parse("false", bool) is False
     with pytest.raises(ValueError):
         settings.parse("yes", bool)
@@ -107,7 +106,7 @@ def test_overrides_are_read_by_the_type_of_their_field():
 
 def test_later_overrides_win_and_the_original_stays():
     original = configs.load("digits")
-    assert configs.override(original, ["epochs=7", "epochs=8"]).optimization.epochs == 8
+    assert override(original, ["epochs=7", "epochs=8"]).optimization.epochs == 8
     assert original == configs.load("digits")
 
 

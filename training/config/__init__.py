@@ -1,4 +1,4 @@
-"""What a run is: a frozen `Config`, found by name in `training/configs`, changed by `key=value`.
+"""What a run is: a frozen `Config`, changed by `key=value`; `training.configs` has those with names.
 
 Nothing here imports TensorFlow, so that a mistake on the command line is answered at once.
 """
@@ -6,11 +6,11 @@ Nothing here imports TensorFlow, so that a mistake on the command line is answer
 from training.config.augmentation import AugmentationConfig
 from training.config.config import Config
 from training.config.data import DataConfig
-from training.config.fields import ConfigError
+from training.config.fields import ConfigError, check_choice
 from training.config.model import INITS, ModelConfig
 from training.config.optimization import OptimizationConfig
 from training.config.run import PRECISIONS, STRATEGIES, RunConfig
-from training.config.settings import load, names, override
+from training.config.settings import override
 
 __all__ = [
     "INITS",
@@ -23,7 +23,6 @@ __all__ = [
     "ModelConfig",
     "OptimizationConfig",
     "RunConfig",
-    "load",
-    "names",
+    "check_choice",
     "override",
 ]

@@ -1,33 +1,15 @@
-"""Configs by name, and `key=value` settings as text."""
+"""`key=value` settings as text."""
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
 import types
 import typing
 from collections.abc import Iterable
 from typing import Any
 
-from training import configs
 from training.config.config import KEYS, SECTIONS, Config
 from training.config.fields import ConfigError, check_choice
-
-
-def names() -> list[str]:
-    """The available configs, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
-
-
-def load(name: str, overrides: Iterable[str] = ()) -> Config:
-    """The config of that name, with `key=value` overrides.
-
-    Raises:
-        ConfigError: For an unknown name or key, or a value that does not fit its setting.
-    """
-    check_choice("--config", name, names())
-    return override(importlib.import_module(f"training.configs.{name}").CONFIG, overrides)
 
 
 def override(config: Config, overrides: Iterable[str]) -> Config:
@@ -39,7 +21,7 @@ def override(config: Config, overrides: Iterable[str]) -> Config:
             between them ("32,64"), and "none" where a setting may be None.
 
     Raises:
-        ConfigError: As `load`.
+        ConfigError: For an unknown key, or a value that does not fit its setting.
     """
     changes = {}
     for text in overrides:

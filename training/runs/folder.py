@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cvt._files import write_text
-from training import config as configs
+from training import configs
 from training.config import Config, ConfigError
 from training.runs.run_checkpoints import RunCheckpoints
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training import config as configs
-from training.config import Config, ConfigError, RunConfig
+from training import configs
+from training.config import Config, ConfigError, RunConfig, override
 from training.config.config import KEYS, SECTIONS
 from training.config.settings import as_text
 
@@ -48,7 +48,7 @@ def test_settings_go_through_the_command_line_unchanged(name):
     texts = [f"{key}={as_text(value)}" for key, value in config.to_dict().items() if value != []]
     other = configs.load("digits").replace(dims=(), depths=(), heads=(), model="cvt13")
     start = configs.load("digits") if config.model.variant == "custom" else other
-    assert configs.override(start, texts) == config
+    assert override(start, texts) == config
 
 
 def test_what_a_run_must_not_change_between_its_sessions_is_named():

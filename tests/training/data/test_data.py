@@ -16,8 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from keras_cvt.imagenet import MEAN, STD, load_image
-from training import augment, data, show_batch
-from training import config as configs
+from training import augment, configs, data, show_batch
 from training.config import Config, ConfigError
 from training.data import reading, sources
 from training.data.order import Order

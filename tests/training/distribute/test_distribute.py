@@ -21,8 +21,7 @@ import pytest
 import tensorflow as tf
 
 import keras_cvt
-from training import config as configs
-from training import distribute
+from training import configs, distribute
 from training.config import ConfigError
 from training.distribute.replicas import GlobalDropPath
 from training.engine.devices import devices_for, policy_for

@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_cvt
-from training import config as configs
-from training import distribute, optim
+from training import configs, distribute, optim
 from training.engine.state import Progress, State
 from training.engine.step import Trainer
 

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_cvt
-from training import config as configs
-from training import optim
+from training import configs, optim
 
 NO_EPOCHS = ["epochs=none", "warmup_epochs=0"]
 
