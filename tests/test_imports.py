@@ -40,8 +40,6 @@ def imported(path):
 
 
 IMPORTED = {name: imported(path) - {name} for name, path in MODULES.items()}
-# Experiments are found by name in their folder, whose path is all that is used of it here.
-IMPORTED["training.config.settings"] -= {"training.configs"}
 
 
 def test_no_two_modules_import_each_other():
