@@ -19,9 +19,8 @@ Sources are those of `training.data.sources`. Among them, for models of ImageNet
 An image counts exactly once, on any number of devices, unless it has no label or can't be read. The
 loss is the cross-entropy; of several labels, each has an equal share.
 
-Images are decoded and resized by TensorFlow, as in training. The official evaluation has Pillow, from
-which that differs by 0.25 gray levels in the mean: some images near the border of two classes may go
-to the other.
+Images are decoded and resized by TensorFlow as the official evaluation does it with Pillow:
+`keras_cvt.images.graph` says how closely.
 
 Exit status: 0 done, 2 can't be done as asked, 130 interrupted.
 """
