@@ -50,7 +50,7 @@ test-jax: .venv-jax/made
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(BACKEND_TESTS) \
 		$(addprefix tests/keras_cvt/, \
-		test_training_step.py checkpoints weights test_deployment.py)
+		test_training_step.py checkpoints weights test_conversion.py test_deployment.py)
 
 # All that python -m benchmarks.* compares with.
 peers: .venv/made .venv-torch/made .venv-jax/made

@@ -1,8 +1,8 @@
 """Published weights, names, and what loading refuses (keras_cvt/weights)."""
 
-import dataclasses
+from __future__ import annotations
+
 import io
-import json
 import logging
 import os
 import subprocess
@@ -14,56 +14,15 @@ import keras
 import numpy as np
 import pytest
 import reference_models
+from backend import numpy
 from hub import Hub
+from weights_cases import FILES, TINY, tiny
 
 import keras_cvt
 from keras_cvt import checkpoints, weights
 from keras_cvt.architecture import VARIANTS
 from keras_cvt.checkpoints import CheckpointError
-from keras_cvt.conversion import convert
-from keras_cvt.structure import stage_configs
 from keras_cvt.weights import names
-
-TINY = reference_models.stages("tiny")
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
-
-
-def tiny(**options):
-    options = {"classes": 10, "classifier_activation": None, **options}
-    return keras_cvt.CvT(TINY, input_shape=(None, None, 3), **options)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The reference weights under all names and in all formats."""
-    path = tmp_path_factory.mktemp("weights")
-    state = reference_models.state_dict("tiny")
-    checkpoints.write_safetensors(path / "official.safetensors", state)
-    checkpoints.write_safetensors(
-        path / "huggingface.safetensors", {names.huggingface(k): v for k, v in state.items()}
-    )
-    (path / "official.pth").write_bytes(
-        (reference_models.FOLDER / "tiny" / "official.pth").read_bytes()
-    )
-    model = tiny(weights=path / "official.pth")
-    model.save(path / "model.keras")
-    model.save_weights(path / "model.weights.h5")
-    return path
-
-
-FILES = (
-    "official.pth",
-    "official.safetensors",
-    "huggingface.safetensors",
-    "model.keras",
-    "model.weights.h5",
-)
-
-
-# --- names --------------------------------------------------------------------------------------
 
 
 def test_names_of_all_conventions():
@@ -94,58 +53,55 @@ def test_every_name_of_the_reference_is_made_by_rule():
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_all_formats_give_the_official_logits(folder, file):
-    model = tiny(weights=folder / file)
+def test_all_formats_give_the_official_logits(saved, file):
+    model = tiny(weights=saved / file)
     logits = numpy(model(reference_models.images("odd")))
     official = reference_models.outputs("tiny")["odd_logits"]
     assert np.abs(logits - official).max() < 1e-4
 
 
-def test_all_formats_fill_the_same_bits(folder):
-    first, *others = (tiny(weights=folder / file) for file in FILES)
+def test_all_formats_fill_the_same_bits(saved):
+    first, *others = (tiny(weights=saved / file) for file in FILES)
     for other in others:
         for ours, theirs in zip(first.weights, other.weights, strict=True):
             np.testing.assert_array_equal(numpy(ours), numpy(theirs))
 
 
-def test_name_scopes_and_names_decide_nothing(folder):
+def test_name_scopes_and_names_decide_nothing(saved):
     with keras.name_scope("outer"):
-        model = tiny(weights=folder / "official.pth", name="anything")
+        model = tiny(weights=saved / "official.pth", name="anything")
     logits = numpy(model(reference_models.images("odd")))
     assert np.abs(logits - reference_models.outputs("tiny")["odd_logits"]).max() < 1e-4
 
 
-# --- heads, backbones, half precision -----------------------------------------------------------
-
-
-def test_other_classes_keep_the_backbone(folder, caplog):
+def test_other_classes_keep_the_backbone(saved, caplog):
     keras.utils.set_random_seed(3)
     with caplog.at_level(logging.WARNING, "keras_cvt"):
-        model = tiny(classes=4, weights=folder / "official.pth")
+        model = tiny(classes=4, weights=saved / "official.pth")
     assert "is for 10 classes" in caplog.text and "for 4, is new" in caplog.text
     keras.utils.set_random_seed(3)
     fresh = tiny(classes=4)
     for weight, other in zip(model.weights, fresh.weights, strict=True):
         if weight.path.startswith("head"):
             np.testing.assert_array_equal(numpy(weight), numpy(other))
-    full = tiny(weights=folder / "official.pth")
+    full = tiny(weights=saved / "official.pth")
     x = reference_models.images("wide")
     features = [numpy(keras.Model(m.input, m.get_layer("norm").output)(x)) for m in (model, full)]
     np.testing.assert_array_equal(*features)
 
 
 @pytest.mark.parametrize("pooling", [None, "avg", "token"])
-def test_backbones(folder, pooling, caplog):
+def test_backbones(saved, pooling, caplog):
     for file in FILES:
-        backbone = tiny(include_top=False, pooling=pooling, weights=folder / file)
+        backbone = tiny(include_top=False, pooling=pooling, weights=saved / file)
         assert not caplog.text
         map_ = keras_cvt.feature_pyramid(backbone)(reference_models.images("wide"))["P4"]
         official = reference_models.outputs("tiny")["wide_stage3"]
         assert np.abs(numpy(map_) - official).max() < 1e-4
 
 
-def test_a_backbones_file_has_no_classifier(folder, tmp_path):
-    tiny(include_top=False, weights=folder / "official.pth").save_weights(tmp_path / "b.weights.h5")
+def test_a_backbones_file_has_no_classifier(saved, tmp_path):
+    tiny(include_top=False, weights=saved / "official.pth").save_weights(tmp_path / "b.weights.h5")
     tiny(include_top=False, weights=tmp_path / "b.weights.h5")
     with pytest.raises(ValueError, match="no classifier.*include_top=False"):
         tiny(weights=tmp_path / "b.weights.h5")
@@ -167,9 +123,6 @@ def test_half_precision_files(tmp_path, dtype):
     head = numpy(weights.named_variables(model)["head.weight"])
     assert head.dtype == np.float32
     np.testing.assert_array_equal(head, state["head.weight"].astype("float32").T)
-
-
-# --- refused ------------------------------------------------------------------------------------
 
 
 def _changed(tmp_path, **changes):
@@ -211,7 +164,7 @@ def test_nothing_is_filled_when_something_is_wrong(tmp_path):
         np.testing.assert_array_equal(numpy(weight), value)
 
 
-def test_another_variant_is_named(folder, tmp_path):
+def test_another_variant_is_named(saved, tmp_path):
     # Recognised by its widths and depths: numbers are not needed.
     state = {"stage0.patch_embed.proj.weight": np.zeros((64, 3, 7, 7), "float32")}
     for stage, (width, before, depth) in enumerate(((64, 3, 1), (192, 64, 4), (384, 192, 16))):
@@ -223,12 +176,12 @@ def test_another_variant_is_named(folder, tmp_path):
     with pytest.raises(ValueError, match="this is a CvT21.*model is a CvT13"):
         keras_cvt.CvT13(weights=tmp_path / "21.safetensors")
     with pytest.raises(ValueError, match="widths 16, 32, 64 and depths 1, 2, 3.*is a CvT13"):
-        keras_cvt.CvT13(weights=folder / "official.pth")
+        keras_cvt.CvT13(weights=saved / "official.pth")
 
 
-def test_channels_and_paths(folder):
+def test_channels_and_paths(saved):
     with pytest.raises(ValueError, match="images of 3 channels, the model for 1"):
-        keras_cvt.CvT(TINY, classes=10, input_shape=(64, 64, 1), weights=folder / "official.pth")
+        keras_cvt.CvT(TINY, classes=10, input_shape=(64, 64, 1), weights=saved / "official.pth")
     with pytest.raises(FileNotFoundError, match="nothing.keras"):
         tiny(weights="nothing.keras")
     with pytest.raises(ValueError, match="must be one of None, 'imagenet'.*Or the path of a file"):
@@ -240,9 +193,6 @@ def test_a_keras_model_of_something_else(tmp_path):
     other.save(tmp_path / "other.keras")
     with pytest.raises(CheckpointError, match="no checkpoint of a CvT"):
         tiny(weights=tmp_path / "other.keras")
-
-
-# --- the table, and the hub ---------------------------------------------------------------------
 
 
 def test_table():
@@ -262,22 +212,22 @@ def small_variants(monkeypatch):
 
 
 @pytest.fixture
-def hub_files(folder):
+def hub_files(saved):
     """All published repositories: one has safetensors, the others torch's format."""
     files = {}
     for row in weights.PUBLISHED:
         if row.repo == "microsoft/cvt-13":
             files[row.repo, row.revision, "model.safetensors"] = (
-                folder / "huggingface.safetensors"
+                saved / "huggingface.safetensors"
             ).read_bytes()
         else:
-            files[row.repo, row.revision, "pytorch_model.bin"] = torch_file(folder)
+            files[row.repo, row.revision, "pytorch_model.bin"] = torch_file(saved)
     return files
 
 
-def torch_file(folder):
+def torch_file(saved):
     """Hugging Face's names in torch's format: the reference's archive with its pickle renamed."""
-    source = zipfile.ZipFile(folder / "official.pth")
+    source = zipfile.ZipFile(saved / "official.pth")
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         for member in source.infolist():
@@ -399,7 +349,7 @@ def test_what_the_hub_does_not_have(hub_files, small_variants, cache, monkeypatc
         assert part in text, part
 
 
-def test_no_network_and_the_environment(folder, hub_files, tmp_path):
+def test_no_network_and_the_environment(saved, hub_files, tmp_path):
     """In a process of its own, with nothing but environment variables."""
     program = textwrap.dedent(
         """
@@ -433,141 +383,3 @@ def test_no_network_and_the_environment(folder, hub_files, tmp_path):
         assert run(HF_ENDPOINT=hub.url).strip() == "loaded"
     assert (tmp_path / "home" / "hub" / "models--microsoft--cvt-13").is_dir()
     assert run(HF_HUB_OFFLINE="1").strip() == "loaded"
-
-
-# --- conversion ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("source", FILES)
-def test_conversions_keep_every_bit(folder, tmp_path, source):
-    chain = [
-        ("a.safetensors", "huggingface"),
-        ("b.keras", "official"),
-        ("c.weights.h5", "official"),
-        ("d.safetensors", "official"),
-    ]
-    path = folder / source
-    for destination, keys in chain:
-        convert(path, tmp_path / destination, keys=keys, stages=TINY)
-        path = tmp_path / destination
-    state = reference_models.state_dict("tiny")
-    with checkpoints.read(tmp_path / "a.safetensors") as file:
-        assert set(file) == {names.huggingface(key) for key in state}
-    with checkpoints.read(path) as file:
-        assert set(file) == set(state)
-        for key, value in state.items():
-            if not key.endswith(names.IGNORED_SUFFIX):
-                np.testing.assert_array_equal(file[key], value)
-                assert file[key].dtype == value.dtype
-    assert not list(tmp_path.glob(".*"))  # nothing half-written is left
-
-
-def test_conversion_finds_its_configuration(folder, tmp_path):
-    source = tmp_path / "model.safetensors"
-    source.write_bytes((folder / "huggingface.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="no published variant.*--spec"):
-        convert(source, tmp_path / "a.keras")
-    (tmp_path / "config.json").write_text(
-        json.dumps(
-            {
-                "model_type": "cvt",
-                **json.loads((reference_models.FOLDER / "tiny" / "spec.json").read_text()),
-            }
-        )
-    )
-    convert(source, tmp_path / "a.keras")
-    model = keras.saving.load_model(tmp_path / "a.keras")
-    assert model.input_shape == (None, None, None, 3)
-    logits = keras.Model(model.input, model.get_layer("norm").output)
-    assert numpy(logits(reference_models.images("odd"))).shape == (2, 64)
-
-
-def test_a_configuration_beside_goes_before_the_variant_of_the_same_widths(tmp_path, monkeypatch):
-    stages = [keras_cvt.StageConfig(8, 2, 2)]
-    monkeypatch.setitem(VARIANTS, "CvT13", tuple(stages))
-    keras_cvt.CvT(stages, classes=3).save_weights(tmp_path / "a.weights.h5")
-    spec = {"embed_dim": [8], "depth": [2], "num_heads": [2], "stride_kv": [[1, 1]]}
-    for found, stride in ((spec, 1), ({**spec, "embed_dim": [9]}, 2), ({"unrelated": 1}, 2)):
-        (tmp_path / "config.json").write_text(json.dumps(found))
-        convert(tmp_path / "a.weights.h5", tmp_path / "b.keras")
-        (stage,) = stage_configs(keras.saving.load_model(tmp_path / "b.keras"))
-        assert stage.stride_kv == stride
-
-
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-def test_deployed_and_quantized_weights_get_no_official_names(tmp_path):
-    model = keras_cvt.CvT([keras_cvt.StageConfig(8, 1, 2)], classes=3)
-    keras_cvt.deploy(model).save(tmp_path / "deployed.keras")
-    model.quantize("int8")
-    model.save(tmp_path / "quantized.keras")
-    for what in ("deployed", "quantized"):
-        with pytest.raises(ValueError, match=f"{what}.keras is {what}: its weights mean nothing"):
-            convert(tmp_path / f"{what}.keras", tmp_path / "a.safetensors")
-    assert not (tmp_path / "a.safetensors").exists()
-
-
-def test_weights_go_into_a_model_behind_another_layer(tmp_path):
-    stages = [keras_cvt.StageConfig(8, 1, 2)]
-    keras_cvt.CvT(stages, classes=3).save_weights(tmp_path / "a.weights.h5")
-    image = keras.Input((32, 32, 1))
-    colour = keras.layers.Conv2D(3, 1)(keras.layers.Normalization(mean=1, variance=2)(image))
-    options = {"classes": 3, "weights": tmp_path / "a.weights.h5"}
-    ours = keras_cvt.CvT(stages, input_tensor=colour, **options)
-    theirs = keras_cvt.CvT(stages, **options)
-    np.testing.assert_array_equal(
-        numpy(ours.get_layer("head").kernel), numpy(theirs.get_layer("head").kernel)
-    )
-
-
-def test_a_keras_model_keeps_its_function(tmp_path):
-    for options in (
-        {"activation": "gelu"},
-        {"include_top": False, "pooling": "token"},
-        {"include_top": False, "pooling": "max"},
-        {"dtype": "float16"},
-    ):
-        model = tiny(**options)
-        model.save(tmp_path / "a.keras")
-        convert(tmp_path / "a.keras", tmp_path / "b.keras")
-        convert(tmp_path / "a.keras", tmp_path / "c.weights.h5")  # its configuration is in the file
-        other = keras.saving.load_model(tmp_path / "b.keras")
-        again = tiny(**options, weights=tmp_path / "c.weights.h5")
-        x = reference_models.images("odd")
-        np.testing.assert_array_equal(numpy(model(x)), numpy(other(x)))
-        np.testing.assert_array_equal(numpy(model(x)), numpy(again(x)))
-
-
-def test_position_embeddings_keep_their_size(tmp_path):
-    stages = [dataclasses.replace(TINY[0], position_embedding=True), *TINY[1:]]
-    model = keras_cvt.CvT(stages, classes=10, input_shape=(64, 64, 3))
-    model.save_weights(tmp_path / "a.weights.h5")
-    convert(tmp_path / "a.weights.h5", tmp_path / "a.safetensors")
-    for name in ("a.weights.h5", "a.safetensors"):
-        convert(tmp_path / name, tmp_path / "b.keras", stages=stages)
-        loaded = keras.saving.load_model(tmp_path / "b.keras")
-        x = reference_models.images("square")
-        np.testing.assert_allclose(numpy(model(x)), numpy(loaded(x)), atol=1e-6)
-        # At another size the embedding stays as it is stored, and is resized when it is added.
-        larger = keras_cvt.CvT(
-            stages, classes=10, input_shape=(96, 128, 3), weights=tmp_path / name
-        )
-        assert larger.get_layer("stage0_pos_embed").size == (16, 16)
-
-
-def test_wrong_conversions(folder, tmp_path):
-    with pytest.raises(ValueError, match="must end in .safetensors, .weights.h5 or .keras"):
-        convert(folder / "official.pth", tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="keys"):
-        convert(folder / "official.pth", tmp_path / "a.safetensors", keys="timm")
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        convert(folder / "official.pth", tmp_path / "none" / "a.safetensors")
-    with pytest.raises(FileNotFoundError):
-        convert(tmp_path / "none.pth", tmp_path / "a.safetensors")
-    (tmp_path / "a.safetensors").write_text("mine")
-    damaged = bytearray((folder / "official.pth").read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    (tmp_path / "damaged.pth").write_bytes(damaged)
-    with pytest.raises(CheckpointError):
-        convert(tmp_path / "damaged.pth", tmp_path / "a.safetensors")
-    assert (tmp_path / "a.safetensors").read_text() == "mine"
-    assert not list(tmp_path.glob(".*"))
