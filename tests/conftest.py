@@ -35,7 +35,7 @@ LONG = (
     "training/test_faults.py",
     "training/test_imagenet_run.py",
     "keras_cvt/test_deployment.py",
-    "training/data/test_data.py",
+    "training/data/test_pipeline.py",
 )
 
 

@@ -1,5 +1,7 @@
 """Building, saving and inspecting models (keras_cvt.models, architecture, analysis.complexity)."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import json
@@ -11,34 +13,13 @@ import keras
 import numpy as np
 import pytest
 import reference_models
-from backend import BACKEND
+from backend import BACKEND, numpy
+from tiny_cvt import TINY, images, tiny
 
 import keras_cvt
 from keras_cvt import StageConfig, complexity, models, weights
-from keras_cvt._keras_internal import flatten_layers
 from keras_cvt.architecture import VARIANTS, variant_named
 from keras_cvt.structure import stage_configs
-
-TINY = (
-    StageConfig(8, 1, 1, patch_size=7, patch_stride=4, patch_padding=2),
-    StageConfig(12, 1, 3),
-    StageConfig(16, 2, 2, class_token=True, drop_path_rate=0.1),
-)
-
-
-def tiny(**options):
-    return keras_cvt.CvT(TINY, **{"classes": 5, "input_shape": (None, None, 3), **options})
-
-
-def images(*size, seed=0):
-    return np.random.default_rng(seed).normal(size=(2, *size, 3)).astype("float32")
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
-
-
-# --- the variants -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,9 +103,6 @@ def test_variants_by_name(name):
 def test_no_such_variant():
     with pytest.raises(ValueError, match="`model` must be .*'cvtw24'.*Did you mean 'cvt21'"):
         variant_named("cvt22")
-
-
-# --- options ------------------------------------------------------------------------------------
 
 
 def test_poolings_are_what_they_say():
@@ -284,9 +262,6 @@ def test_unknown_sizes_in_graphs(options, tmp_path):
     model.fit(data, verbose=0)
 
 
-# --- feature pyramid ----------------------------------------------------------------------------
-
-
 def test_feature_pyramid(tmp_path):
     model = tiny()
     pyramid = keras_cvt.feature_pyramid(model)
@@ -312,9 +287,6 @@ def test_feature_pyramid_of_another_model():
     odd = keras_cvt.CvT([StageConfig(8, 1, 1, patch_stride=3)], include_top=False)
     with pytest.raises(ValueError, match="stride 3"):
         keras_cvt.feature_pyramid(odd)
-
-
-# --- saving -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "mixed_bfloat16"}])
@@ -353,79 +325,6 @@ def test_clone_and_stage_configs():
     clone = keras.models.clone_model(model)
     assert stage_configs(clone) == stage_configs(model) == list(TINY)
     keras_cvt.feature_pyramid(clone)
-
-
-def freeze_backbone(backbone):
-    backbone.trainable = False
-
-
-def freeze_two_stages(backbone):
-    for layer in backbone.layers:
-        if layer.name.startswith(("stage0", "stage1")):
-            layer.trainable = False
-
-
-def freeze_batch_norms(backbone):
-    for layer in flatten_layers(backbone):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
-
-
-def flags_of(model):
-    """Of all layers but inputs, whose flags Keras does not store."""
-    return [
-        layer.trainable
-        for layer in flatten_layers(model)
-        if not isinstance(layer, keras.layers.InputLayer)
-    ]
-
-
-def freeze_parts_of_blocks(backbone):
-    backbone.get_layer("stage1_blocks_0").attn.trainable = False
-    backbone.get_layer("stage2_blocks_1").mlp.fc1.trainable = False
-
-
-@pytest.mark.parametrize(
-    "freeze", [freeze_backbone, freeze_two_stages, freeze_batch_norms, freeze_parts_of_blocks]
-)
-@pytest.mark.parametrize("nested", [False, True])
-def test_frozen_stays_frozen(freeze, nested, tmp_path):
-    backbone = tiny(include_top=False, pooling="token", input_shape=(32, 32, 3))
-    freeze(backbone)
-    inputs = keras.Input((32, 32, 3)) if nested else backbone.input
-    features = backbone(inputs) if nested else backbone.output
-    model = keras.Model(inputs, keras.layers.Dense(3, name="new")(features))
-    frozen = [w.shape for w in model.trainable_variables]
-    assert len(frozen) == 2 if freeze is freeze_backbone else 2 < len(frozen) < 101
-    model.save(tmp_path / "model.keras")
-    others = [
-        keras.saving.load_model(tmp_path / "model.keras"),
-        keras.models.clone_model(model),
-        type(model).from_config(model.get_config()),
-    ]
-    for other in others:
-        assert [w.shape for w in other.trainable_variables] == frozen
-        assert flags_of(other) == flags_of(model)
-    loaded = others[0]
-    before = [np.array(numpy(w)) for w in loaded.weights]
-    learned = {id(w) for w in loaded.trainable_weights}
-    loaded.compile(keras.optimizers.SGD(1e3), "mse")
-    loaded.fit(images(32, 32), np.ones((2, 3), "float32"), verbose=0)
-    for weight, old in zip(loaded.weights, before, strict=True):
-        if id(weight) not in learned and "moving" not in weight.path:
-            np.testing.assert_array_equal(numpy(weight), old, err_msg=weight.path)
-
-
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-def test_frozen_stays_frozen_when_quantized(tmp_path):
-    model = keras_cvt.CvT([StageConfig(8, 1, 2)], classes=3, input_shape=(32, 32, 3))
-    freeze_batch_norms(model)
-    model.quantize("int8")
-    assert flags_of(model).count(False) == 3
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert flags_of(loaded) == flags_of(model)
-    assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
 def test_fit_reaches_every_weight(recwarn):
@@ -487,9 +386,6 @@ def test_recomputing_computes_again():
         found.append([node.op for node in nodes].count("Softmax") - 1)  # the classifier's own
     blocks = sum(stage.depth for stage in TINY)
     assert found == [blocks, 2 * blocks]
-
-
-# --- wrong arguments ----------------------------------------------------------------------------
 
 
 class _NoWeights:
