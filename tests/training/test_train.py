@@ -18,37 +18,15 @@ import programs
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
+from tiny_runs import STEPS, TINY, TINY_CONFIG, changed
 
-from training import augment, configs, data, demo, distribute, optim, startup, train
-from training.config import Config, ConfigError, override, settings
+from training import augment, data, demo, distribute, optim, startup, train
+from training.config import Config, ConfigError
 from training.engine import loop
 from training.engine.errors import RunError
 from training.engine.model import build_model
 from training.engine.step import Trainer
 from training.runs.run_checkpoints import RunCheckpoints
-
-# One stage with two blocks: all kinds of weights, class token and drop path, and quick to trace.
-TINY = [
-    "image_size=16",
-    "dims=16",
-    "depths=2",
-    "heads=2",
-    "patch=4,4,0",
-    "drop_path_rate=0.5",
-    "label_smoothing=0.1",
-    "batch_size=256",
-    "epochs=3",
-    "warmup_epochs=1",
-    "ema=0.9",
-    "checkpoint_steps=2",
-    "log_steps=2",
-]
-TINY_CONFIG = configs.load("digits", TINY)
-STEPS = 1437 // 256
-
-
-def changed(**fields) -> Config:
-    return TINY_CONFIG.replace(**fields)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,45 +53,6 @@ def finished_run(tmp_path_factory) -> Path:
 def weights_of(run_dir: Path) -> dict[str, np.ndarray]:
     model = keras.models.load_model(run_dir / "model.keras")
     return {weight.path: weight.numpy() for weight in model.weights}
-
-
-# ---- config
-
-
-def test_overrides_are_read_by_the_type_of_their_field():
-    config = configs.load(
-        "digits",
-        [
-            "epochs=7",
-            "learning_rate=1e-4",
-            "dims=8, 16,32",
-            "depths=(1,1,1)",
-            "strategy=mirrored",
-            "max_steps=4",
-        ],
-    )
-    assert config.optimization.epochs == 7 and isinstance(config.optimization.epochs, int)
-    assert config.optimization.learning_rate == 1e-4
-    assert config.model.dims == (8, 16, 32)
-    assert config.model.depths == (1, 1, 1)
-    assert config.run.strategy == "mirrored"
-    assert config.run.max_steps == 4
-    assert override(config, ["max_steps=none"]).run.max_steps is None
-    assert settings.parse("True", bool) is True and settings.parse("false", bool) is False
-    with pytest.raises(ValueError):
-        settings.parse("yes", bool)
-
-
-def test_later_overrides_win_and_the_original_stays():
-    original = configs.load("digits")
-    assert override(original, ["epochs=7", "epochs=8"]).optimization.epochs == 8
-    assert original == configs.load("digits")
-
-
-def test_config_goes_through_json_unchanged():
-    fields = json.loads(json.dumps(TINY_CONFIG.to_dict()))
-    assert Config.from_dict(fields) == TINY_CONFIG
-    assert TINY_CONFIG.differences(fields) == []
 
 
 @pytest.mark.parametrize(
@@ -175,9 +114,6 @@ def test_what_shows_only_later_is_still_said_before_anything_is_written(fields, 
     with pytest.raises(ConfigError, match=said):
         train.train(changed(**fields), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-# ---- a run
 
 
 def test_images_are_prepared_in_parallel_though_operations_are_deterministic(images, monkeypatch):
@@ -571,9 +507,6 @@ def test_interrupting_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(startup, "make_deterministic", interrupted)
     assert train.main(["--config", "digits", "--run-dir", str(tmp_path)]) == 130
     assert "goes on" in capsys.readouterr().err
-
-
-# ---- demo
 
 
 def test_demo_exports_compares_and_shows(finished_run, tmp_path, capsys):
