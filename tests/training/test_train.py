@@ -409,9 +409,9 @@ def test_evaluation_takes_no_more_images_at_once_than_training(tmp_path, monkeyp
         return real(self, batch)
 
     monkeypatch.setattr(Trainer, "test_step", counting)
-    config = changed(accumulation=4, epochs=None, steps=1, warmup_epochs=0)
+    config = changed(accumulation=2, epochs=None, steps=1, warmup_epochs=0)
     assert train.train(config, tmp_path)["images"] == 360
-    assert {*rows} == {256 // 4}
+    assert {*rows} == {256 // 2}
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path):
