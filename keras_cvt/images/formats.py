@@ -1,0 +1,47 @@
+"""The picture formats that are read, and those that are refused with a reason.
+
+`load_image`, `keras-cvt predict`, training, evaluation and `training.prepare` read all of `FORMATS`.
+What a TensorFlow graph alone decodes (an exported `serve_bytes`, a tf.data service) is less: see
+`Format.in_graph`. `docs/pictures.md` has the whole table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A picture format.
+
+    Attributes:
+        name: As people call it.
+        suffixes: What the names of its files end in, in lower case.
+        in_graph: Whether TensorFlow's operations decode it as Pillow does. Other formats need Pillow,
+            and so Python, in the process that reads them.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    in_graph: bool = False
+
+
+FORMATS = (
+    Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), in_graph=True),
+    Format("PNG", (".png", ".apng"), in_graph=True),
+    Format("GIF", (".gif",)),
+    Format("BMP", (".bmp", ".dib")),
+    Format("WebP", (".webp",)),
+    Format("TIFF", (".tif", ".tiff")),
+    Format("AVIF", (".avif",)),
+    Format("JPEG 2000", (".jp2", ".j2k")),
+    Format("Netpbm", (".ppm", ".pgm", ".pbm", ".pnm")),
+)
+
+SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+
+# Suffix of pictures that nothing here decodes -> why, which completes "NAME: ".
+REFUSED = {
+    suffix: "HEIC pictures can't be decoded; convert them to JPEG or PNG"
+    for suffix in (".heic", ".heif", ".hif")
+}
