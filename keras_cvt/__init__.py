@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from keras_cvt.analysis.complexity import complexity
     from keras_cvt.analysis.diagram import draw
     from keras_cvt.architecture import StageConfig, stages_from_spec
+    from keras_cvt.classes import class_names, with_class_names
     from keras_cvt.deployment import deploy
     from keras_cvt.imagenet import decode_predictions, load_image, preprocess_input
     from keras_cvt.layers import (
         MLP,
+        ClassNames,
         ClassToken,
         ConvEmbedding,
         ConvProjection,
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "AttentionMaps",
+    "ClassNames",
     "ClassToken",
     "ConvEmbedding",
     "ConvProjection",
@@ -50,6 +53,7 @@ __all__ = [
     "StageConfig",
     "attention_maps",
     "checkpoints",
+    "class_names",
     "complexity",
     "decode_predictions",
     "deploy",
@@ -63,6 +67,7 @@ __all__ = [
     "quick_gelu",
     "stages_from_spec",
     "weights",
+    "with_class_names",
 ]
 
 # Importing this package does not import Keras, so command lines are answered at once.
@@ -73,10 +78,12 @@ __getattr__, __dir__ = _lazy.attach(
         "analysis.complexity": ("complexity",),
         "analysis.diagram": ("draw",),
         "architecture": ("StageConfig", "stages_from_spec"),
+        "classes": ("class_names", "with_class_names"),
         "deployment": ("deploy",),
         "imagenet": ("decode_predictions", "load_image", "preprocess_input"),
         "layers": (
             "MLP",
+            "ClassNames",
             "ClassToken",
             "ConvEmbedding",
             "ConvProjection",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional
 
 
 def flatten_layers(layer: keras.Layer) -> list[keras.Layer]:
@@ -37,6 +38,11 @@ def graph_of(layer: Any) -> keras.Function | None:
     if isinstance(layer, keras.Sequential):
         return layer._functional
     return layer if isinstance(layer, keras.Function) else None
+
+
+def is_functional(model: Any) -> bool:
+    """Whether a model is one of Keras' own classes, and no more than the graph that it runs."""
+    return type(model) in (keras.Sequential, Functional) and graph_of(model) is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -63,6 +63,29 @@ def check_projection(projection: Any) -> str:
     return projection
 
 
+def check_class_names(class_names: Any) -> tuple[str, ...]:
+    """The names of classes as a tuple, none empty and no two alike; ValueError otherwise."""
+    if isinstance(class_names, str):
+        raise ValueError(f"`class_names` must be a name for each class. Received {class_names!r}.")
+    names = tuple(class_names)
+    for name in names:
+        # Names are written to files, one on each line. (Of a folder's name, bytes that are no UTF-8
+        # are surrogates.)
+        if (
+            not isinstance(name, str)
+            or name.splitlines() != [name]
+            or name != name.encode(errors="ignore").decode()
+        ):
+            raise ValueError(f"A class name must be one line of text. Received {name!r}.")
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
+        if places.setdefault(name, place) != place:
+            raise ValueError(
+                f"Classes must have different names. {places[name]} and {place} are both {name!r}."
+            )
+    return names
+
+
 def check_block(
     embed_dim: Any,
     num_heads: Any,

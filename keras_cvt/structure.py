@@ -419,21 +419,36 @@ def _final_layers(graph, last_block):
     return norm, None if norm is None else behind(keras.layers.Dense, norm)
 
 
-def _head(model: Any, path: tuple = (), behind: tuple = ()) -> Head | None:
-    """The Dense from which the output comes, looked for from there backwards."""
+def ending(model: Any, path: tuple = ()) -> Iterator[tuple[Call, tuple[keras.Model, ...]]]:
+    """The calls from a model's output backwards, to the first one that has weights.
+
+    Args:
+        model: Its answers are one tensor, or there is nothing to follow.
+        path: The models around it, each a layer of the one before.
+
+    Yields:
+        A call, and the models down to the one whose graph has it.
+    """
     graph = graph_of(model)
     if graph is None or len(graph.outputs) != 1:
-        return None
+        return
     producers = _producers(graph)
     tensor = graph.outputs[0]
     while (call := producers.get(id(tensor))) is not None:
-        operation = call.operation
-        if isinstance(operation, keras.layers.Dense):
-            return Head(operation, call.inputs[0], path, behind)
-        if graph_of(operation) is not None:
-            return _head(operation, (*path, operation), behind)
-        if _has_weights(operation) or len(call.inputs) != 1:
-            return None
-        behind = (operation, *behind)
+        if graph_of(call.operation) is not None:
+            yield from ending(call.operation, (*path, call.operation))
+            return
+        yield call, path
+        if _has_weights(call.operation) or len(call.inputs) != 1:
+            return
         tensor = call.inputs[0]
+
+
+def _head(model: Any) -> Head | None:
+    """The Dense from which the output comes, looked for from there backwards."""
+    behind: tuple = ()
+    for call, path in ending(model):
+        if isinstance(call.operation, keras.layers.Dense):
+            return Head(call.operation, call.inputs[0], path, behind)
+        behind = (call.operation, *behind)
     return None

@@ -22,14 +22,14 @@ class Classifier:
         model: From preprocessed images to probabilities.
         image_size: (height, width) of its images, in pixels.
         crop: As in `keras_cvt.load_image`.
-        labels: (id, name) of each class; None for those of ImageNet-1k.
+        labels: (id, name) of each class.
         top: How many classes to name.
     """
 
     model: keras.Model
     image_size: tuple[int, int]
     crop: float | str | None
-    labels: list[tuple[str, str]] | None
+    labels: list[tuple[str, str]]
     top: int
 
 
@@ -48,7 +48,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="in pixels: 384, or HEIGHTxWIDTH (default: the model's or the weights', else 224)",
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="a class name on each line (default: ImageNet's)"
+        "--labels",
+        metavar="FILE",
+        help="a class name on each line (default: the model's own, or ImageNet's if it has 1000 "
+        "classes without names)",
     )
 
 
@@ -80,13 +83,13 @@ def read_labels(path: str | None) -> list[str] | None:
 
 
 def open_model(
-    arguments: argparse.Namespace, classes: int
+    arguments: argparse.Namespace, labels: list[str] | None
 ) -> tuple[keras.Model, tuple[int, int] | None, float | str | None]:
     """The model that is meant, with all its weights, those of the classifier included.
 
     Args:
         arguments: With the options of `add_model_options`.
-        classes: How many classes it must have, if it is a variant.
+        labels: What `read_labels` returned: a variant has as many classes.
 
     Returns:
         The model; the image size that was asked for, or else that of the weights, or None for a
@@ -112,6 +115,7 @@ def open_model(
         size, crop = (source.image_size, source.image_size), source.crop
     size = size or (224, 224)
     source = weights.open_weights(source)
+    classes = 1000 if labels is None else len(labels)
     source.check_classes(classes)
     model = models.constructor(variant)(weights=source, classes=classes, input_shape=(*size, 3))
     return model, size, crop
@@ -127,24 +131,51 @@ def open_classifier(arguments: argparse.Namespace) -> Classifier:
         ValueError: If it is no classifier of RGB images with as many classes as there are labels.
         OSError: If it can't be read, or downloaded.
     """
-    labels = read_labels(arguments.labels)
-    classes = 1000 if labels is None else len(labels)
-    top = min(5, classes) if arguments.top is None else arguments.top
+    given = read_labels(arguments.labels)
+    if given is not None and arguments.top is not None:
+        _check_top(arguments.top, len(given))  # before weights are fetched
+    model, image_size, crop = open_model(arguments, given)
+    image_size = _checked(arguments.model, model, image_size)
+    labels = name_classes(arguments.model, model, given)
+    top = min(5, len(labels)) if arguments.top is None else arguments.top
+    _check_top(top, len(labels))
+    return Classifier(_with_probabilities(model), image_size, crop, labels, top)
+
+
+def _check_top(top: int, classes: int) -> None:
     if top > classes:
         raise ValueError(f"--top {top}: there are {classes} classes")
-    model, image_size, crop = open_model(arguments, classes)
-    image_size = _checked(arguments.model, model, image_size, classes, labels is None)
-    named = None if labels is None else [(str(i), label) for i, label in enumerate(labels)]
-    return Classifier(_with_probabilities(model), image_size, crop, named, top)
 
 
-def _checked(
-    name: str,
-    model: keras.Model,
-    image_size: tuple[int, int] | None,
-    classes: int,
-    imagenet: bool,
-) -> tuple[int, int]:
+def name_classes(name: str, model: keras.Model, labels: list[str] | None) -> list[tuple[str, str]]:
+    """The id and the readable name of each class.
+
+    Args:
+        name: The model's name in messages.
+        model: A classifier.
+        labels: What `read_labels` returned; None for the model's own names.
+
+    Raises:
+        ValueError: If the model is no classifier of as many classes, or there are no names.
+    """
+    from keras_cvt import classes
+
+    outputs = model.output_shape[1:]
+    names = classes.class_names(model) if labels is None else labels
+    if names is None and outputs != (classes.IMAGENET_CLASSES,):
+        raise ValueError(
+            f"{name} has no class names, and its output is {model.output_shape}. --labels FILE gives a "
+            "name for each class, one on each line."
+        )
+    if labels is not None and outputs != (len(labels),):
+        raise ValueError(
+            f"--labels must name each class of {name}, whose output is {model.output_shape}. Received "
+            f"{len(labels)} labels."
+        )
+    return classes.labels_of(model, labels)
+
+
+def _checked(name: str, model: keras.Model, image_size: tuple[int, int] | None) -> tuple[int, int]:
     """Refuses a model that can't be used; returns the size of its images."""
     from keras_cvt import structure
 
@@ -152,12 +183,6 @@ def _checked(
     *sides, channels = model.input_shape[1:]
     if channels != 3:
         raise ValueError(f"{name} takes images of {channels} channels; pictures are read as RGB.")
-    if model.output_shape[1:] != (classes,):
-        raise ValueError(
-            f"{name} must be a classifier of {classes} classes, as many as there are "
-            f"{'ImageNet classes' if imagenet else 'labels'}. Its output is {model.output_shape}. "
-            "--labels FILE names other classes."
-        )
     if image_size is None:
         return tuple(side or 224 for side in sides)
     if not all(side in (None, size) for side, size in zip(sides, image_size, strict=True)):

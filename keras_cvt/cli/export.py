@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
     # What can be known before the model is there: it may be a download of a gigabyte.
     export.check(arguments.format, arguments.output, **options)
     labels = classifiers.read_labels(arguments.labels)
-    classes = 1000 if labels is None else len(labels)
-    model, image_size, crop = classifiers.open_model(arguments, classes)
+    model, image_size, crop = classifiers.open_model(arguments, labels)
+    classifiers.name_classes(arguments.model, model, labels)
     crop = arguments.crop or crop
     exported = export.export(
         model,

@@ -146,7 +146,8 @@ def export(
             ends in logits, a softmax is added.
         format: one of `FORMATS`.
         path: the file, ending in the format's suffix; for a SavedModel the folder of all versions.
-        labels: the classes' names; None for those of ImageNet.
+        labels: the classes' names; None for those in the model, or ImageNet's if it has none and 1000
+            outputs.
         image_size: pixels, one number for a square or (height, width). None: the model's, or 224 if
             it takes any.
         crop: how pictures come to that size, as in `load_image`.

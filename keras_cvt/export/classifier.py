@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_cvt import imagenet
 from keras_cvt._keras_internal import flatten_layers
+from keras_cvt.classes import labels_of
 from keras_cvt.deployment import deploy
 from keras_cvt.export.formats import ExportError
 from keras_cvt.images.load import load
@@ -94,14 +95,10 @@ def classifier(
             "Keras has quantized this model, and rounds anew in each call. Export the model as it was "
             "before, with `quantize` for LiteRT."
         )
-    classes = model.output_shape[-1]
-    if labels is None and classes == 1000:
-        labels = imagenet.labels()
-    if labels is None or len(labels) != classes:
-        raise ExportError(
-            f"The model has {classes} outputs, but there are "
-            f"{'no' if labels is None else len(labels)} labels. Give the name of each class."
-        )
+    try:
+        names = [name for _, name in labels_of(model, labels)]
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     channels = model.input_shape[-1]
     if channels not in (1, 3):
         raise ExportError(f"Only grey and RGB images can be exported, not {channels} channels.")
@@ -120,7 +117,7 @@ def classifier(
     preprocessing = Preprocessing(size, crop, mean, std)
     return Classifier(
         prepare(_with_input(model, (None, None) if any_size else preprocessing.image_size)),
-        tuple(labels),
+        tuple(names),
         preprocessing,
         batch_size,
         any_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -58,6 +59,22 @@ def synsets() -> tuple[str, ...]:
     These are also the names of ImageNet's class folders: label `i` is folder `synsets()[i]`.
     """
     return tuple(synset for synset, _ in _classes())
+
+
+def with_ids(class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """The id and the readable name of each class, as predictions show them.
+
+    Args:
+        class_names: In label order.
+
+    Returns:
+        For ImageNet-1k's synsets, if all names are such, the synset and its English name; for others,
+        the label's number and the name.
+    """
+    english = dict(_classes())
+    if all(name in english for name in class_names):
+        return [(name, english[name]) for name in class_names]
+    return [(str(label), name) for label, name in enumerate(class_names)]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_cvt import imagenet
+from keras_cvt.classes import labels_of
 from keras_cvt.images.load import load
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
@@ -67,13 +67,14 @@ def predict_files(
         image_size, crop: as in `load_image`.
         top: number of classes to tell of each image.
         batch_size: images at a time.
-        labels: (id, name) of each class; None for those of ImageNet-1k.
+        labels: (id, name) of each class; None for the names in the model, or those of ImageNet-1k if it
+            has none and 1000 outputs.
 
     Yields:
         A `Prediction` for each source. A broken image is told with its error; the others go on.
     """
     if labels is None:
-        labels = tuple(zip(imagenet.synsets(), imagenet.labels(), strict=True))
+        labels = labels_of(model)
     if model.output_shape[-1] != len(labels):
         raise ValueError(
             f"The model has {model.output_shape[-1]} outputs, but there are {len(labels)} labels."

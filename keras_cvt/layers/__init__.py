@@ -11,11 +11,13 @@ which differs from the paper in places. Sublayers carry the names of the officia
 from keras_cvt.layers.activations import get_activation, quick_gelu
 from keras_cvt.layers.attention import ConvProjection, ConvProjectionAttention
 from keras_cvt.layers.block import MLP, CvTBlock
+from keras_cvt.layers.class_names import ClassNames
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.embedding import ClassToken, ConvEmbedding, PositionEmbedding
 
 __all__ = [
     "MLP",
+    "ClassNames",
     "ClassToken",
     "ConvEmbedding",
     "ConvProjection",

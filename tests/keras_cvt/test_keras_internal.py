@@ -46,6 +46,17 @@ def small():
     return keras.Model(inputs, [keras.layers.Add(name="add")([inner(x), x]), x])
 
 
+def test_keras_own_models():
+    class Own(keras.Model):
+        pass
+
+    model = small()
+    sequential = model.get_layer("sequential")
+    for given, expected in ((model, True), (sequential, True), (keras.Sequential(), False)):
+        assert _keras_internal.is_functional(given) is expected, adapt("is_functional", "no class.")
+    assert not _keras_internal.is_functional(Own(model.inputs, model.outputs))
+
+
 def test_the_order_of_layers():
     found = [layer.name for layer in _keras_internal.flatten_layers(small())][1:]
     of_inner = ["second", "first"]  # backwards

@@ -27,6 +27,7 @@ CASES = {
     "token": (layers.ClassToken, {}, 8, False, 1),
     "position": (layers.PositionEmbedding, {"size": (5, 6)}, 8, False, 1),
     "mlp": (layers.MLP, {"hidden_dim": 12}, 8, False, 4),
+    "class_names": (layers.ClassNames, {"class_names": list("abcdefgh")}, 8, False, 0),
     "drop_path": (layers.DropPath, {"rate": 0.5, "seed": 1}, 8, False, 0),
     "attention": (layers.ConvProjectionAttention, {"embed_dim": 8, "num_heads": 2}, 8, False, 23),
     "attention_token": (

@@ -198,7 +198,17 @@ def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
         assert main(["predict", image, *options, *more]) == 2
         assert message in capsys.readouterr().err
     assert main(["predict", image, *options[:2]]) == 2
-    assert "classifier of 1000 classes, as many as there are ImageNet" in capsys.readouterr().err
+    assert "mine.keras has no class names, and its output is (None, 3)" in capsys.readouterr().err
+
+    # With names of its own, which --labels goes before.
+    keras_cvt.with_class_names(model, ["Katze", "Hund", "Vogel"]).save(tmp_path / "named.keras")
+    for more, names in (([], {"Katze", "Hund", "Vogel"}), (options[2:], {"cat", "dog", "bird"})):
+        assert main(["predict", image, "--model", str(tmp_path / "named.keras"), *more]) == 0
+        said = capsys.readouterr().out
+        assert {line.split()[1] for line in said.splitlines()[1:]} == names
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    assert main(["predict", image, *options]) == 2
+    assert "must name each class of" in capsys.readouterr().err
 
 
 def test_explain(photos, tiny_as_cvt13, tmp_path, capsys):

@@ -407,7 +407,8 @@ def test_litert_metadata(folder, tmp_path):
     """The labels are a zip archive within the file. Of the rest only what it must contain is checked:
     tflite-support 0.4.4, whose schema was seen to read it, can't be installed beside this protobuf."""
     path = tmp_path / "small.tflite"
-    export.to_litert(small((64, 96)), path, labels=LABELS, mean=(0.5, 0.5, 0.25), std=(0.5, 0.5, 1))
+    model = keras_cvt.with_class_names(small((64, 96)), LABELS)
+    export.to_litert(model, path, mean=(0.5, 0.5, 0.25), std=(0.5, 0.5, 1))
     with zipfile.ZipFile(path) as file:
         assert file.read("labels.txt").decode().split() == list(LABELS)
     data = path.read_bytes()
@@ -522,8 +523,8 @@ def test_wrong_models(tmp_path):
             export.to_onnx(model, tmp_path / "a.onnx", **options)
 
     model = small((32, 32))
-    wrong(model, "5 outputs, but there are no labels")
-    wrong(model, "5 outputs, but there are 2 labels", labels=["a", "b"])
+    wrong(model, "5 outputs, but there are no class names")
+    wrong(model, "5 outputs, but there are 2 class names", labels=["a", "b"])
     wrong(model, "a number for each of the 3 channels", labels=LABELS, mean=[0.5], std=[0.5])
     wrong(model, "`std` must be above 0", labels=LABELS, mean=[0] * 3, std=[1, 1, 0])
     wrong(model, "crop must be", labels=LABELS, crop=2)
