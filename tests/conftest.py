@@ -31,6 +31,7 @@ LONG = (
     "training/test_train.py",
     "keras_cvt/test_models.py",
     "keras_cvt/export/test_export.py",
+    "keras_cvt/export/test_saved_model.py",
     "training/distribute/test_distribute.py",
     "training/test_faults.py",
     "training/test_imagenet_run.py",
