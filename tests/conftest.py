@@ -28,6 +28,8 @@ LONG = (
     "colab/test_notebooks.py",
     "keras_cvt/test_model_contract.py",
     "keras_cvt/layers/test_contract.py",
+    "training/engine/test_loop.py",
+    "training/test_resuming.py",
     "training/test_train.py",
     "keras_cvt/test_models.py",
     "keras_cvt/export/test_export.py",

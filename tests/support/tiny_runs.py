@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from training import configs
+import contextlib
+from collections.abc import Iterator
+
+from tensorflow.python.framework import config as switches
+
+from training import configs, startup
 from training.config import Config
 
 # One stage with two blocks: all kinds of weights, class token and drop path, and quick to trace.
@@ -29,3 +34,13 @@ STEPS = 1437 // 256
 
 def changed(**fields) -> Config:
     return TINY_CONFIG.replace(**fields)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Operations as the program has them; afterwards they are as they were."""
+    was = switches.is_op_determinism_enabled()
+    startup.make_deterministic()
+    yield
+    if not was:
+        switches.disable_op_determinism()
