@@ -6,119 +6,22 @@ chance alone passes in 999 of 1,000 cases.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import io
 import math
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from augment_cases import over_numbers, photos, pillow
 from PIL import Image
 from scipy import stats
 
 from benchmarks import pillow_recipe
 from keras_cvt.imagenet import MEAN, STD
-from training import augment, show_batch
+from training import augment
 from training.augment import operations, policy, resizing
-
-FILL = (124, 116, 104)  # round(255 * mean)
-MAGNITUDES = (0.0, 2.0, 5.0, 8.3, 9.0, 9.6, 10.0)
-INTERPOLATING = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
-
-
-@functools.cache
-def photos() -> list[np.ndarray]:
-    """scikit-learn's two photos and two of foolbox's; uint8, of different sizes."""
-    from sklearn.datasets import load_sample_image
-
-    images = [load_sample_image("china.jpg"), load_sample_image("flower.jpg")[::2, ::2]]
-    (package,) = importlib.util.find_spec("foolbox").submodule_search_locations
-    folder = Path(package) / "data"
-    found = sorted(folder.glob("imagenet_*.jpg"))[:2]
-    return images + [np.asarray(Image.open(path).convert("RGB"))[::2, ::2] for path in found]
-
-
-def over_numbers(function, count: int):
-    """The results of `function` for 0 to `count`, stacked, calculated by tf.data."""
-    data = tf.data.Dataset.range(count).map(function, num_parallel_calls=2).batch(count)
-    return next(data.as_numpy_iterator())
-
-
-# The operations
-
-
-def pillow(name: str, image: np.ndarray, magnitude: float, sign: float) -> np.ndarray:
-    """What timm's operation of that name does with Pillow."""
-    picture = Image.fromarray(image)
-    return np.asarray(pillow_recipe.operation(name, picture, magnitude, sign, FILL))
-
-
-def compiled(name: str):
-    """The operation in a graph that knows no sizes, as in an input pipeline."""
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec((None, None, 3), tf.uint8),
-            tf.TensorSpec((), tf.float64),
-            tf.TensorSpec((), tf.float64),
-        ]
-    )
-    def operation(image, magnitude, sign):
-        return operations.apply_operation(name, image, magnitude, sign, FILL)
-
-    return operation
-
-
-def test_the_operations_are_timms_fifteen():
-    assert tuple(operations.OPERATIONS) == pillow_recipe.OPERATIONS
-    assert len(operations.OPERATIONS) == 15
-
-
-@pytest.mark.parametrize("name", operations.OPERATIONS)
-def test_an_operation_is_pillows(name):
-    operation = compiled(name)
-    for image in photos():
-        for magnitude in MAGNITUDES:
-            for sign in (1.0, -1.0):
-                mine = operation(image, magnitude, sign).numpy().astype(int)
-                difference = np.abs(mine - pillow(name, image, magnitude, sign))
-                if name in INTERPOLATING:
-                    # float32 beside Pillow's float64, before both are truncated.
-                    assert difference.max() <= 1
-                    assert difference.mean() < 0.01
-                else:
-                    assert difference.max() == 0, (magnitude, sign)
-
-
-@pytest.mark.parametrize("name", policy._COMPILED)
-def test_so_it_is_compiled_by_xla(name):
-    operation, image = policy._operation(name, FILL, compiled=True), photos()[0]
-    for magnitude, sign in ((0.0, 1.0), (3.0, -1.0), (9.7, 1.0)):
-        mine = operation(image, tf.constant(magnitude), tf.constant(sign)).numpy().astype(int)
-        difference = np.abs(mine - pillow(name, image, magnitude, sign))
-        assert difference.max() <= 1 and difference.mean() < 0.01
-
-
-@pytest.mark.parametrize("name", operations.OPERATIONS)
-def test_an_operation_is_pillows_on_special_images(name):
-    operation, random = compiled(name), np.random.default_rng(0)
-    specials = [
-        np.full((9, 7, 3), 137, np.uint8),
-        np.zeros((8, 8, 3), np.uint8),
-        random.integers(0, 256, (2, 3, 3), np.uint8),
-        random.integers(0, 256, (40, 31, 3), np.uint8),
-        random.integers(100, 102, (40, 31, 3), np.uint8),
-    ]
-    for image in specials:
-        for sign in (1.0, -1.0):
-            mine = operation(image, 9.0, sign).numpy().astype(int)
-            difference = np.abs(mine - pillow(name, image, 9.0, sign))
-            assert difference.max() <= (name in INTERPOLATING)
-            assert difference.mean() < 0.01
 
 
 def test_resize_is_pillows_bicubic_to_a_fraction_of_a_gray_level():
@@ -266,96 +169,6 @@ def test_erasing_never_and_always():
         assert augment.erase(image, key, 1.0).numpy().any()
 
 
-# A batch
-
-
-def test_mixup():
-    random = np.random.default_rng(0)
-    images = tf.constant(random.normal(size=(6, 4, 5, 3)), tf.float32)
-    classes = np.array([0, 3, 3, 1, 2, 0])
-    mixed, labels = augment.mix(
-        images, tf.one_hot(classes, 5), augment.key(0, 1), cutmix=0.0, smoothing=0.1
-    )
-    # timm's `mixup_target`, and lambda from it.
-    targets = np.full((6, 5), 0.1 / 5)
-    targets[np.arange(6), classes] += 0.9
-    keep = (labels[1, 3].numpy() - 0.02) / 0.9  # its partner is of class 2
-    assert 0.001 < keep < 0.999
-    np.testing.assert_allclose(labels, keep * targets + (1 - keep) * targets[::-1], atol=1e-6)
-    np.testing.assert_allclose(mixed, keep * images + (1 - keep) * images[::-1], atol=1e-5)
-    np.testing.assert_allclose(tf.reduce_sum(labels, axis=1), 1, rtol=1e-6)
-
-
-def test_cutmix():
-    random = np.random.default_rng(0)
-    images = tf.constant(random.normal(size=(4, 20, 30, 3)), tf.float32)
-    boxes = 0
-    for number in range(10):
-        mixed, labels = augment.mix(
-            images, tf.eye(4), augment.key(0, number), mixup=0.0, smoothing=0.1
-        )
-        from_partner = (mixed == images[::-1]).numpy().all(axis=-1)
-        assert (from_partner == from_partner[0]).all()
-        assert ((mixed == images).numpy().all(axis=-1) == ~from_partner).all()
-        rows, columns = from_partner[0].any(axis=1), from_partner[0].any(axis=0)
-        assert from_partner[0].sum() == rows.sum() * columns.sum()
-        boxes += bool(from_partner.any())
-        keep = 1 - from_partner[0].mean()  # lambda is the real box's, wherever it was cut off
-        smooth = np.eye(4) * 0.9 + 0.025
-        np.testing.assert_allclose(labels, keep * smooth + (1 - keep) * smooth[::-1], atol=1e-6)
-    assert boxes >= 7
-
-
-def kept(count, **options):
-    """Lambda of so many batches, and whether a batch was cut (or else blended)."""
-    height, width = 24, 36
-    images = tf.concat([tf.zeros((1, height, width, 1)), tf.ones((1, height, width, 1))], axis=0)
-
-    def one(number):
-        mixed, labels = augment.mix(
-            images, tf.eye(2), augment.key(5, number), smoothing=0.0, **options
-        )
-        return labels[0, 0], tf.reduce_all((mixed == 0) | (mixed == 1))
-
-    return over_numbers(one, count)
-
-
-def test_lambda_of_mixup_is_beta():
-    keep, cut = kept(3000, cutmix=0.0)
-    assert not cut.any()
-    assert stats.kstest(keep.astype(float), stats.beta(0.8, 0.8).cdf).pvalue > 0.001
-
-
-def test_lambda_of_cutmix_is_that_of_the_real_box():
-    keep, cut = kept(3000, mixup=0.0)
-    assert cut.all()
-    random = np.random.default_rng(0)
-
-    def by_the_rule(height=24, width=36):
-        cut = math.sqrt(1 - random.beta(1, 1))
-        sides = []
-        for side in (height, width):
-            half, centre = int(side * cut) // 2, random.integers(side)
-            sides.append(np.clip(centre + half, 0, side) - np.clip(centre - half, 0, side))
-        return 1 - sides[0] * sides[1] / (height * width)
-
-    theirs = np.array([by_the_rule() for _ in range(3000)])
-    assert stats.ks_2samp(keep, theirs).pvalue > 0.001
-
-
-def test_half_of_the_batches_are_cut():
-    _, cut = kept(2000)
-    assert abs(cut.mean() - 0.5) < 3.3 * 0.5 / math.sqrt(2000)
-
-
-def test_mixing_nothing_only_smooths():
-    images = tf.ones((2, 4, 4, 3))
-    for options in ({"mixup": 0.0, "cutmix": 0.0}, {"augmenter": "none"}):
-        same, labels = augment.mix(images, tf.eye(2), augment.key(0, 0), **options)
-        np.testing.assert_array_equal(same, images)
-        np.testing.assert_allclose(labels, [[0.95, 0.05], [0.05, 0.95]], rtol=1e-6)
-
-
 # The whole
 
 
@@ -474,45 +287,3 @@ def test_an_unknown_augmenter_is_refused():
         augment.train_transform(32, augmenter="kerascv")
     with pytest.raises(ValueError, match="must be one of"):
         augment.mix(tf.ones((2, 4, 4, 3)), tf.eye(2), augment.key(0), augmenter="kerascv")
-
-
-# The contact sheet
-
-
-def test_show_batch_draws_the_digits(tmp_path, capsys):
-    output = tmp_path / "new" / "sheet.png"
-    settings = ["--set", "batch_size=6", "--batch", "1"]
-    assert show_batch.main(["--config", "digits", "--output", str(output), *settings]) == 0
-    assert "batch 1 of digits" in capsys.readouterr().out
-    picture = np.asarray(Image.open(output).convert("L"))
-    assert picture.shape[1] > 5 * picture.shape[0]  # one row of six
-    assert picture.std() > 30
-    assert list(output.parent.iterdir()) == [output]
-
-
-def test_show_batch_answers_mistakes_in_one_line(tmp_path, capsys):
-    arguments = ["--config", "digit", "--output", str(tmp_path / "a.png")]
-    assert show_batch.main(arguments) == 2
-    assert "Did you mean 'digits'?" in capsys.readouterr().err
-    arguments = ["--config", "digits", "--output", str(tmp_path / "a.png"), "--batch", "999999"]
-    assert show_batch.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "`--batch` must be less than" in error
-    assert error.count("\n") == 1
-
-
-def test_captions_name_the_classes_and_their_shares():
-    names = ("cat", "dog", "owl", "fox")
-    assert show_batch.caption(np.array([0.025, 0.925, 0.025, 0.025]), names) == "dog"
-    mixed = 0.62 * np.array([0.925, 0.025, 0.025, 0.025]) + 0.38 * np.array(
-        [0.025, 0.025, 0.925, 0.025]
-    )
-    assert show_batch.caption(mixed, names) == "cat 62 %\nowl 38 %"
-    assert show_batch.caption(np.array([0.0, 0.0, 1.0, 0.0]), names) == "owl"
-
-
-def test_denormalized_pixels_are_those_before():
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
-    normal = np.stack([augment.normalize(p, MEAN, STD) for p in pixels])
-    shown = show_batch.denormalized(normal, MEAN, STD)
-    np.testing.assert_allclose(shown * 255, pixels, atol=0.01)
