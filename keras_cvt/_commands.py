@@ -14,8 +14,12 @@ A program's `main` is written as if nothing could go wrong, and says which error
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import functools
+import io
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +27,11 @@ from pathlib import Path
 from keras_cvt._files import check_folder, check_new
 from keras_cvt._messages import one_line
 
-WRONG_USE, INTERRUPTED = 2, 130
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+CLOSED = 141  # as of a program that SIGPIPE ends
+
+# A full disk, too many open files, and so on: no fault of the program, whatever it was doing.
+_OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS)
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -54,7 +62,8 @@ def command(
     """Makes of a function the `main` of a program, which returns its exit status.
 
     The function takes the arguments (None for those of the process) and returns None or a status.
-    Wrong arguments have the status 2, Ctrl-C has 130.
+    Wrong arguments have the status 2, Ctrl-C has 130. A full disk and the like have 1; and where
+    standard output has been closed, as by `| head`, the status is 141 and nothing is said.
 
     Args:
         program: Its name, which begins the line that tells an error.
@@ -82,16 +91,46 @@ def exit_status(
 ) -> int:
     """Does what `command` does, at once."""
     statuses = {UsageError: WRONG_USE, **statuses}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # So that a file whose name is not UTF-8 is called what it is.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        return function() or 0
+        status = function() or 0
+        sys.stdout.flush()  # while there is somebody to tell that it fails
+        return status
     except KeyboardInterrupt as stop:
         said = f"Interrupted. {stop if stop.args else interrupted}"
         print(f"\n{program}: {said.rstrip()}", file=sys.stderr)
         return INTERRUPTED
-    except tuple(statuses) as error:
+    except BrokenPipeError:
+        _abandon_stdout()
+        return CLOSED
+    except (OSError, *statuses) as error:
+        status = _of_machine(error)
+        if status is None:
+            status = next((s for kind, s in statuses.items() if isinstance(error, kind)), None)
+        if status is None:
+            raise
         program = getattr(error, "program", "") or program
         print(f"{program}: error: {one_line(error)}", file=sys.stderr)
-        return next(status for kind, status in statuses.items() if isinstance(error, kind))
+        return status
+
+
+def _of_machine(error: Exception) -> int | None:
+    """The status of an error that comes of the machine, such as a full disk; else None."""
+    if getattr(error, "errno", None) not in _OF_MACHINE:
+        return None
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _abandon_stdout()
+    return FAILED
+
+
+def _abandon_stdout() -> None:
+    """Keeps Python from trying once more, at its end, to write what can't be written."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it is no file, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ---- types of arguments, for `add_argument(type=...)`

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training import data
 
     source = data.load(config)
+    for line in source.left_out:
+        print(line, file=sys.stderr)
     images, labels = _batch(config, source, arguments.batch)
     save(images, labels, source, arguments.output, arguments.images)
     print(f"{arguments.output}: batch {arguments.batch} of {arguments.config}.")

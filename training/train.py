@@ -45,8 +45,8 @@ from keras_cvt._commands import WRONG_USE, Parser, command
 from training import configs, startup
 from training.config import STRATEGIES, Config, ConfigError
 from training.engine.errors import RunError, WorkerLost
+from training.locking import FolderLock
 from training.runs.folder import default_folder, open_run, other_run
-from training.runs.lock import RunLock
 from training.runs.report import summary
 from training.runs.run_checkpoints import DiskError, RunCheckpoints
 
@@ -144,7 +144,7 @@ def train(
 
     strategy = devices_for(config)
     if distribute.is_chief(strategy):
-        with RunLock(run_dir):
+        with FolderLock(run_dir):
             return train_run(config, run_dir, resume, strategy)
     return train_run(config, run_dir, resume, strategy)
 

@@ -7,8 +7,6 @@ needs when it runs.
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from collections.abc import Sequence
 
 import keras_cvt
@@ -28,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if some images could not be read; 2 for wrong arguments and files that
-        can't be used; 130 after Ctrl-C.
+        can't be used; 130 after Ctrl-C; 141 if nobody reads the output.
     """
     return exit_status(PROGRAM, lambda: _run(_parser().parse_args(argv)), {})
 
@@ -45,6 +43,4 @@ def _parser() -> Parser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
     return exit_status(f"{PROGRAM} {arguments.command}", lambda: arguments.run(arguments), EXPECTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     classifier = classifiers.open_classifier(arguments)
     results, status = _predicted(classifier, arguments)
     if arguments.json:
-        print(json.dumps([_as_json(result) for result in results], indent=1, ensure_ascii=False))
+        text = json.dumps([_as_json(result) for result in results], indent=1, ensure_ascii=False)
+        # JSON is UTF-8: other bytes in files' names are escaped.
+        print(re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text))
     elif arguments.csv:
         _write_csv(arguments.csv, results)
     else:
@@ -62,16 +65,18 @@ def _predicted(
     """All predictions; or, with the exit status of Ctrl-C, those that were there by then."""
     from tqdm import tqdm
 
-    from keras_cvt.inference.predict import find_images, predict_files
+    from keras_cvt.inference.predict import Prediction, find_images, predict_files
 
-    sources = find_images(arguments.images)
-    results: list[Prediction] = []
+    found = find_images(arguments.images)
+    if found.left_out:
+        print(f"keras-cvt predict: {found.left_out}", file=sys.stderr)
+    results = [Prediction(folder, error=why) for folder, why in found.empty.items()]
     # The bar goes to standard error, and only where somebody is looking.
-    with tqdm(total=len(sources), unit="image", disable=None) as bar:
+    with tqdm(total=len(found.images), unit="image", disable=None) as bar:
         try:
             for result in predict_files(
                 classifier.model,
-                sources,
+                found.images,
                 classifier.image_size,
                 classifier.crop,
                 classifier.top,

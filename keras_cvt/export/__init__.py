@@ -230,6 +230,6 @@ def calibration_images(folder: str | os.PathLike) -> list[str]:
     from keras_cvt.inference.predict import find_images
 
     found = find_images([folder])
-    if found == [os.fspath(folder)]:
-        raise ExportError(f"There is no image in {folder} to calibrate by.")
-    return found
+    if not found.images:
+        raise ExportError(f"There is no image to calibrate by in {found.empty[os.fspath(folder)]}.")
+    return found.images

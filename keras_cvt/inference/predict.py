@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_cvt.classes import labels_of
+from keras_cvt.images.listing import LeftOut, list_images, shown
 from keras_cvt.images.load import load
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +32,41 @@ class Prediction:
     error: str | None = None
 
 
-def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
-    """Images to look at: files and URLs as they are given, folders with all images below them.
+@dataclasses.dataclass
+class Found:
+    """The images to look at.
 
-    What is not there, or a folder without images, stays in the list: reading it will say so, and the
-    others go on.
+    Attributes:
+        images: Paths and URLs.
+        left_out: What is in the folders and is not taken.
+        empty: Folders in which nothing can be taken, and why.
     """
-    found: list[str] = []
+
+    images: list[str] = dataclasses.field(default_factory=list)
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    empty: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def find_images(sources: Iterable[str | os.PathLike]) -> Found:
+    """Finds images: files and URLs as they are given, and of folders what `list_images` lists.
+
+    A file that is not there is taken too: reading it will say so, and the others go on.
+    """
+    found = Found()
     for source in map(os.fspath, sources):
-        inside: list[Path] = []
-        if "://" not in source and Path(source).is_dir():
-            inside = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in _SUFFIXES)
-        found += map(str, inside) if inside else [source]
+        if "://" in source or not os.path.isdir(source):
+            found.images.append(source)
+            continue
+        try:
+            inside, left_out = list_images(source)
+        except OSError as error:
+            found.empty[source] = f"{shown(source)}: the folder cannot be read: {error}"
+            continue
+        found.left_out.update(left_out)
+        found.images += [os.path.join(source, *name.split("/")) for name in inside]
+        if not inside:
+            why = f": {left_out}" if left_out else ", the folder is empty"
+            found.empty[source] = f"{shown(source)}: no images to read{why}"
     return found
 
 

@@ -1,6 +1,10 @@
 """What all command lines share: one-line errors, exit statuses, types of arguments."""
 
 import argparse
+import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -136,3 +140,41 @@ def test_figures(tmp_path):
     with pytest.raises(FileExistsError):
         _figures.save(figure, path, dpi=50, overwrite=False)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_line_and_the_status_1(capsys):
+    def fill(arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "table.csv")
+
+    assert program(fill)([]) == 1
+    said = "programs.one: error: [Errno 28] No space left on device: 'table.csv'\n"
+    assert capsys.readouterr().err == said
+
+
+PRINTS = """
+import sys
+from keras_cvt._commands import exit_status
+
+def main():
+    for _ in range(int(sys.argv[1])):
+        print("x" * 99)
+
+sys.exit(exit_status("programs.one", main, {OSError: 2}))
+"""
+
+
+@pytest.mark.parametrize(
+    "lines", [1, 10_000]
+)  # fewer and more than are kept before they are written
+def test_standard_output_that_takes_nothing_more(lines):
+    command = [sys.executable, "-c", PRINTS, str(lines)]
+    reading, writing = os.pipe()
+    os.close(reading)  # as of `| head -0`
+    process = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (141, b"")
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert process.returncode == 1
+        assert process.stderr == "programs.one: error: [Errno 28] No space left on device\n"

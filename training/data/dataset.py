@@ -27,6 +27,11 @@ class RunData:
         return self.train.class_names
 
     @property
+    def left_out(self) -> list[str]:
+        """Which files beside the images are passed over, and why: lines, all different."""
+        return [*dict.fromkeys(s.left_out for s in (self.train, self.validation) if s.left_out)]
+
+    @property
     def channels(self) -> int:
         """3 or 1."""
         return self.train.channels

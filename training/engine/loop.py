@@ -98,6 +98,8 @@ class TrainingRun:
             f"{self._policy}, {self._images.train.count:,} training images, "
             f"{self._steps_per_epoch:,} steps each epoch, {distribute.describe(self._strategy)}."
         )
+        for line in self._images.left_out:
+            self._say(line)
         self._state = State(self._trainer, self.progress)
         self._means = {} if last is None else self._go_back(last)
         self._validation = self._validation_batches()

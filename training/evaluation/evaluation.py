@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     subject = find_subject(settings.model, settings.weights, strategy)
     asked = settings.images(subject.image_size, run)
     images = sources.load(asked.source, "evaluation", asked.validation_split, asked.data_dir)
+    if images.left_out:
+        print(images.left_out, file=sys.stderr)
     paper = paper_figure(subject, asked, images)
     images = as_labelled_for(subject, asked.source, images)
 

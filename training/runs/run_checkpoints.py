@@ -31,7 +31,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_cvt._files import PREFIX, remove, replacing
-from training.runs.lock import print_warning
+from training.locking import print_warning
 
 _FORMAT = 1
 
@@ -79,7 +79,7 @@ class RunCheckpoint:
 
 
 class RunCheckpoints:
-    """The checkpoints of a run, in a folder. One process writes (see `RunLock`), any may read.
+    """The checkpoints of a run, in a folder. One process writes (see `FolderLock`), any may read.
 
     Args:
         folder: made when the first checkpoint is.

@@ -127,13 +127,39 @@ def test_predict(photos, tiny_as_cvt13, tmp_path, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
-def test_names_of_files_need_not_be_text(photos, tiny_as_cvt13, tmp_path):
+def test_names_of_files_need_not_be_text(photos, tiny_as_cvt13, tmp_path, capfdbinary):
     name = os.fsdecode(b"caf\xe9.png")
     os.rename(photos / "china.png", photos / name)
     path = tmp_path / "table.csv"
     arguments = ["predict", "--model", "cvt13", "--weights", tiny_as_cvt13[1]]
     assert main([*arguments, "--csv", str(path), str(photos / name)]) == 0
     assert b"caf\xe9.png,1," in path.read_bytes()
+    capfdbinary.readouterr()
+    assert main([*arguments, str(photos), "--top", "1"]) == 1
+    assert os.fsencode(photos / name) in capfdbinary.readouterr().out
+    assert main([*arguments, str(photos), "--top", "1", "--json"]) == 1
+    found = json.loads(capfdbinary.readouterr().out.decode())
+    assert [row["image"] for row in found][1] == str(photos / name)
+
+
+def test_what_predict_leaves_out_of_a_folder_is_said(photos, tiny_as_cvt13, tmp_path, capsys):
+    (photos / "nested").mkdir()
+    os.rename(photos / "china.png", photos / "nested/china.png")
+    for name in ("._china.png", "Thumbs.db", "a.heic"):
+        (photos / name).touch()
+    options = ["--model", "cvt13", "--weights", tiny_as_cvt13[1], "--json"]
+    assert main(["predict", str(photos), *options]) == 1
+    out, err = capsys.readouterr()
+    found = [row["image"] for row in json.loads(out)]
+    assert found == [str(photos / n) for n in ("broken.jpg", "flower.png", "nested/china.png")]
+    assert "keras-cvt predict: 4 files were left out: 2 hidden, 1 .heic (HEIC pictures " in err
+
+    nothing = tmp_path / "nothing"
+    (nothing / "deep").mkdir(parents=True)
+    (nothing / "deep/.x.jpg").touch()
+    assert main(["predict", str(nothing), *options]) == 1
+    said = f"keras-cvt predict: {nothing}: no images to read: 1 file was left out: 1 hidden\n"
+    assert said in capsys.readouterr().err
 
 
 def test_a_damaged_model_is_said_in_a_line(photos, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,10 @@ def test_slices_of_digits_are_stratified_and_disjoint():
 
 def write_folder(root: str, files: dict[str, bytes]) -> str:
     for name, content in files.items():
+        if "://" not in root:
+            Path(root, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(root, name).write_bytes(content)
+            continue
         tf.io.gfile.makedirs(f"{root}/{name}".rpartition("/")[0])
         with tf.io.gfile.GFile(f"{root}/{name}", "wb") as file:
             file.write(content)
@@ -83,6 +88,7 @@ PHOTOS = {
     "train/cat/notes.txt": b"",
     "train/.git/x.jpg": b"",
     "train/ant/c d é.jpeg": imagenet_tars.photo(3),
+    "train/ant/nested/a.jpg": imagenet_tars.photo(6),
     "val/cat/e.webp": imagenet_tars.photo(4, "WEBP"),
     "val/ant/f.gif": imagenet_tars.photo(5, "GIF"),
     "README.md": b"",
@@ -93,14 +99,18 @@ PHOTOS = {
 def test_folder_with_parts(tmp_path, root):
     root = write_folder(str(tmp_path) if root == "local" else root, PHOTOS)
     train = sources.load(f"folder:{root}", "train")
-    assert train.class_names == ("ant", "cat") and train.count == 3 and train.channels == 3
-    expected = [(0, "train/ant/c d é.jpeg"), (1, "train/cat/a.jpg"), (1, "train/cat/b.PNG")]
+    assert train.class_names == ("ant", "cat") and train.count == 4 and train.channels == 3
+    expected = [(0, "train/ant/c d é.jpeg"), (0, "train/ant/nested/a.jpg")]
+    expected += [(1, "train/cat/a.jpg"), (1, "train/cat/b.PNG")]
+    assert train.left_out.startswith(
+        f"{root}/train: 3 files and 1 folder were left out: 2 hidden, "
+    )
     assert examples(train) == [(PHOTOS[name], [y], f"{root}/{name}") for y, name in expected]
     validation = sources.load(f"folder:{root}", "validation")
     assert [Path(name).name for name in names(validation)] == ["f.gif", "e.webp"]
     both = sources.load(f"folder:{root}", "train", "train+validation")
     assert names(both) == names(train) + names(validation)
-    assert [y for _, y, _ in examples(both)] == [[0], [1], [1], [0], [1]]
+    assert [y for _, y, _ in examples(both)] == [[0], [0], [1], [1], [0], [1]]
 
 
 def test_folder_of_one_level_is_sliced_so_that_every_part_has_every_class(tmp_path):
@@ -141,7 +151,10 @@ def test_folders_of_imagenet_have_the_official_labels(tmp_path):
     [
         ([], None, "no class folders"),
         (["a.jpg"], None, "no class folders"),
-        (["ant/a.jpg", "bee/notes.txt"], None, "no images .*: bee"),
+        (["ant/a.jpg", "bee/.x.jpg"], None, r"no images: bee \(1 file was left out: 1 hidden\)"),
+        (["train/a/a.jpg", "train/b.jpg", "val/a/a.jpg"], None, "folder a and the image b.jpg"),
+        (["train/a/a.jpg", "val/a/a.heic"], None, r"val have no images: a \(.*1 .heic"),
+        ([os.fsdecode(b"caf\xe9/a.jpg")], None, r"/caf\\xe9 must have a name in UTF-8"),
         (
             ["train/ant/a.jpg", "train/bee/a.jpg", "val/ant/a.jpg", "val/fly/a.jpg"],
             None,
@@ -158,6 +171,44 @@ def test_folders_that_will_not_do(tmp_path, files, split, message):
     with pytest.raises(ConfigError, match=message) as error:
         sources.load(f"folder:{tmp_path}", "train", split)
     assert "\n" not in str(error.value)
+
+
+def test_nothing_in_class_folders_is_passed_over_silently(tmp_path):
+    taken = ["cat/1.jpg", "cat/2024/2.tif", "cat/2024/05/3.jfif", "dog.jpg/4.webp"]
+    taken += ["cat/z/5.AVIF", os.fsdecode(b"cat/caf\xe9.png")]
+    passed_over = ["cat/6.heic", "cat/.ipynb_checkpoints/1.jpg", "cat/._1.jpg", "dog.jpg/Thumbs.db"]
+    write_folder(
+        str(tmp_path), {f"train/{name}": name.encode(errors="surrogateescape") for name in taken}
+    )
+    write_folder(str(tmp_path), {f"train/{name}": b"" for name in passed_over})
+    write_folder(str(tmp_path), {"test/cat/1.jpg": b"", "labels.csv": b""})
+    write_folder(str(tmp_path), {"extra/1.jpg": b"", "test/dog.jpg/1.jpg": b""})
+    train = sources.load(f"folder:{tmp_path}", "train")
+    assert train.class_names == ("cat", "dog.jpg")
+    expected = sorted(name.split("/") for name in taken)
+    data = train.examples().as_numpy_iterator()
+    found = [(e["name"], e["image"], e["labels"].tolist()) for e in data]
+    names = [os.fsencode("/".join(name)) for name in expected]
+    labels = [[0]] * 5 + [[1]]
+    prefix = os.fsencode(f"{tmp_path}/train/")
+    assert found == [(prefix + n, n, y) for n, y in zip(names, labels, strict=True)]
+    said = (
+        f"{tmp_path}/train: 4 files and 2 folders were left out: 3 hidden, 1 .csv, 1 .heic (HEIC "
+    )
+    assert train.left_out.startswith(said)
+    assert train.left_out.endswith(", 1 neither train nor test (extra).")
+    assert sources.load(f"folder:{tmp_path}", "validation").left_out == ""
+
+
+def test_what_looks_like_an_image_and_is_left_out_is_named(tmp_path):
+    write_folder(str(tmp_path), {"cat/1.jpg": b"", "dog/1.jpg": b"", "loose.jpg": b""})
+    (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "gone")
+    (tmp_path / "all").symlink_to(tmp_path)
+    images = sources.load(f"folder:{tmp_path}", "train")
+    assert images.count == 2 and images.class_names == ("cat", "dog")
+    assert f"1 behind a broken link ({tmp_path}/cat/2.jpg)" in images.left_out
+    assert f"1 linked to a folder that it is in ({tmp_path}/all)" in images.left_out
+    assert "1 outside the class folders (loose.jpg)" in images.left_out
 
 
 def test_a_class_may_have_no_validation_images(tmp_path):

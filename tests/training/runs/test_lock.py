@@ -9,10 +9,10 @@ import socket
 
 import programs
 import pytest
+from training.runs.lock import RunLock
 
 from training.config import ConfigError
 from training.runs import lock
-from training.runs.lock import RunLock
 
 HOLDS_LOCK = """
 import sys, time

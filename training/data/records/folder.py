@@ -19,6 +19,8 @@ def read_folder(path: str) -> tuple[tuple[str, ...], dict[str, Part]]:
         ConfigError: See `training.data.sources.list_folder`.
     """
     folder = sources.list_folder(path)
+    if left_out := folder.say_left_out(folder.parts):
+        print(left_out, flush=True)
 
     def part(name: str) -> Part:
         root, files = folder.parts[name]

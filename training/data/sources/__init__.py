@@ -22,7 +22,7 @@ from keras_cvt._messages import did_you_mean
 from training.config import ConfigError
 from training.data.sources.digits import digits
 from training.data.sources.folder import Folder, folder, list_folder
-from training.data.sources.source import SUFFIXES, Example, RandomAccess, Source, Stream
+from training.data.sources.source import Example, RandomAccess, Source, Stream
 from training.data.sources.tfds import find_builder, is_prepared, tfds_source
 
 
@@ -56,7 +56,6 @@ def load(source: str, part: str, split: str | None = None, data_dir: str | None 
 
 
 __all__ = [
-    "SUFFIXES",
     "Example",
     "Folder",
     "RandomAccess",

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from keras_cvt._messages import one_line, some
+from keras_cvt.images import listing
+from keras_cvt.images.formats import SUFFIXES
+from keras_cvt.images.listing import LeftOut, list_images, shown
 from training.config import ConfigError
-from training.data.sources.source import SUFFIXES, Example, RandomAccess, named
+from training.data.sources.source import Example, RandomAccess, named
 from training.data.sources.splits import choose, usual_split
 
 # The folders of a part; the first that is there is taken.
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation", "test")}
+
+_IS_FOLDER = (listing.FOLDER, listing.LINKED_FOLDER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,42 +34,38 @@ class Folder:
         parts: for "train" and "validation", as far as they are there, its folder and the names of
             each class's files, sorted: bytes (files,), compact enough for millions.
         without_parts: whether the classes are in the source's own folder, as training images.
+        left_out: for each part, what is in its folder and is not an image of a class.
     """
 
     classes: tuple[str, ...]
     parts: dict[str, tuple[str, list[np.ndarray]]]
     without_parts: bool
+    left_out: dict[str, LeftOut]
 
     def labels(self, part: str) -> np.ndarray:
         """int32 (images,)."""
         files = self.parts[part][1]
         return np.repeat(np.arange(len(files), dtype=np.int32), [len(names) for names in files])
 
+    def say_left_out(self, parts: Iterable[str]) -> str:
+        """Says what is left out of some parts, in one line; "" if nothing is."""
+        said = [f"{self.parts[p][0]}: {self.left_out[p]}." for p in parts if self.left_out[p]]
+        return " ".join(said)
+
 
 def list_folder(path: str) -> Folder:
-    """Lists the images of a folder source.
-
-    Files that are hidden or have none of `SUFFIXES` are passed over.
+    """Lists the images of a folder source, by the rule of `keras_cvt.images.listing`.
 
     Raises:
-        ConfigError: if there are no classes or training images, or the classes of the parts differ.
+        ConfigError: If there are no classes, a class has no images, the classes of the parts differ,
+            or a folder can't be read.
     """
     path = os.path.expanduser(path)
-    inside = _visible(path)
-    folders = {}
-    for part, names in _FOLDERS.items():
-        there = [f"{path}/{name}" for name in names if name in inside]
-        # A class may be called "train" too, but has images.
-        if there and tf.io.gfile.isdir(there[0]) and not _images(there[0]).size:
-            folders[part] = there[0]
-    classes, parts = None, {}
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # for folders far away
+    with _one_line_errors(path), concurrent.futures.ThreadPoolExecutor(16) as pool:
+        folders, beside = _parts(path)
+        classes, parts, left_out = None, {}, {}
         for part, folder in (folders or {"train": path}).items():
-            names = [name for name in _visible(folder) if not name.lower().endswith(SUFFIXES)]
-            are_folders = pool.map(tf.io.gfile.isdir, [f"{folder}/{name}" for name in names])
-            names = [name for name, is_folder in zip(names, are_folders, strict=True) if is_folder]
-            if all(name.isdecimal() for name in names):
-                names.sort(key=int)
+            names, left_out[part] = _class_folders(folder)
             if classes not in (None, names):
                 different = sorted({*classes} ^ {*names})
                 raise ConfigError(
@@ -70,45 +73,138 @@ def list_folder(path: str) -> Folder:
                     f"{some(different)}."
                 )
             classes = names
-            parts[part] = (folder, list(pool.map(_images, [f"{folder}/{n}" for n in names])))
-    train = parts.get("train", ("", []))[1]
-    empty = [classes[label] for label, files in enumerate(train) if not len(files)]
+            # In threads, for folders far away.
+            listed = list(pool.map(_images, [f"{folder}/{name}" for name in names]))
+            _check_classes(folder, names, listed, part)
+            parts[part] = (folder, [files for files, _ in listed])
+            for _, left_out_of_class in listed:
+                left_out[part].update(left_out_of_class)
     if not classes:
         raise ConfigError(f"{path} has no class folders, nor such in train and val.")
+    if "train" in left_out:
+        left_out["train"].update(beside)
+    return Folder(tuple(classes), parts, not folders, left_out)
+
+
+def _parts(path: str) -> tuple[dict[str, str], LeftOut]:
+    """Finds the folders of the parts; and what else is beside them, if there are any."""
+    found = dict(_scan(path))
+    folders = {}
+    for part, names in _FOLDERS.items():
+        name = next((name for name in names if found.get(name) in _IS_FOLDER), None)
+        if name is None:
+            continue
+        kinds = dict(_scan(f"{path}/{name}"))
+        images = [n for n, kind in kinds.items() if _is_image(n, kind)]
+        inside = [n for n, kind in kinds.items() if kind in _IS_FOLDER and not listing.is_hidden(n)]
+        if images and inside:
+            raise ConfigError(
+                f"{path}/{name} must have either class folders or, if it is itself a class, images. "
+                f"It has the folder {shown(inside[0])} and the image {shown(images[0])}."
+            )
+        if not images:  # else it is a class that is called so
+            folders[part] = f"{path}/{name}"
+    beside = LeftOut()
+    for name, kind in found.items() if folders else ():
+        if f"{path}/{name}" not in folders.values():
+            _leave_out(beside, name, kind, f"neither {' nor '.join(map(_name, folders.values()))}")
+    return folders, beside
+
+
+def _class_folders(folder: str) -> tuple[list[str], LeftOut]:
+    """Finds the names of the class folders, in label order; and what is beside them."""
+    names, left_out = [], LeftOut()
+    for name, kind in _scan(folder):
+        if kind not in _IS_FOLDER or listing.is_hidden(name):
+            _leave_out(left_out, name, kind, "outside the class folders")
+        elif kind is listing.LINKED_FOLDER and listing.leads_up(f"{folder}/{name}"):
+            left_out.add(listing.CIRCLE, f"{folder}/{name}", folder=True)
+        else:
+            names.append(name)
+    for name in names:
+        if not name.isprintable():
+            raise ConfigError(f"The class folder {folder}/{shown(name)} must have a name in UTF-8.")
+    return sorted(names, key=int if all(n.isdecimal() for n in names) else None), left_out
+
+
+def _leave_out(left_out: LeftOut, name: str, kind: str, reason: str) -> None:
+    """Notes what is not in a class folder; `reason` is that of images and folders."""
+    if listing.is_hidden(name):
+        left_out.add("hidden", folder=kind in _IS_FOLDER)
+    elif kind in _IS_FOLDER or _is_image(name, kind):
+        left_out.add(reason, name, folder=kind in _IS_FOLDER)
+    else:
+        left_out.add(listing.why_left_out(name))
+
+
+def _check_classes(
+    folder: str, classes: list[str], listed: list[tuple[np.ndarray, LeftOut]], part: str
+) -> None:
+    """Refuses classes without images; for validation, only those that have what can't be read."""
+    empty = [
+        f"{name} ({left_out or 'empty'})"
+        for name, (files, left_out) in zip(classes, listed, strict=True)
+        if not len(files) and (part == "train" or {*left_out.reasons} - {"hidden"})
+    ]
     if empty:
-        raise ConfigError(
-            f"Class folders of {path} have no images ({' '.join(SUFFIXES)}): {some(empty)}."
-        )
-    return Folder(tuple(classes), parts, without_parts=not folders)
+        raise ConfigError(f"Class folders of {folder} have no images: {some(empty)}.")
 
 
-def _visible(folder: str) -> list[str]:
+def _images(folder: str) -> tuple[np.ndarray, LeftOut]:
+    names, left_out = list_images(folder, _scan)
+    return np.array([os.fsencode(name) for name in names], "S"), left_out
+
+
+def _is_image(name: str, kind: str) -> bool:
+    is_file = kind in (listing.FILE, listing.BROKEN_LINK) and not listing.is_hidden(name)
+    return is_file and name.lower().endswith(SUFFIXES)
+
+
+def _scan(folder: str) -> Iterator[tuple[str, str]]:
+    """Gives what is in a folder, here or far away: a `keras_cvt.images.listing.Scan`."""
+    if "://" not in folder:
+        yield from listing.scan_folder(folder)
+        return
     try:
         names = tf.io.gfile.listdir(folder)
+    except tf.errors.PermissionDeniedError as error:
+        raise PermissionError(error.message) from None
+    for name in names:
+        # Google's storage ends the names of folders with a slash. Others have to be asked.
+        bare, is_folder = name.rstrip("/"), name.endswith("/")
+        if not is_folder and not folder.startswith("gs://") and not _is_image(bare, listing.FILE):
+            is_folder = tf.io.gfile.isdir(f"{folder}/{bare}")
+        if bare:
+            yield bare, listing.FOLDER if is_folder else listing.FILE
+
+
+@contextlib.contextmanager
+def _one_line_errors(path: str) -> Iterator[None]:
+    try:
+        yield
     except (tf.errors.OpError, OSError) as error:
-        raise ConfigError(f"The folder {folder} can't be read: {one_line(error)}") from None
-    # Some of the remote file systems end the names of folders with a slash.
-    return sorted(name.rstrip("/") for name in names if not name.startswith("."))
+        what = getattr(error, "filename", None) or path
+        raise ConfigError(f"The folder {what} can't be read: {one_line(error)}") from None
 
 
-def _images(folder: str) -> np.ndarray:
-    names = [name for name in _visible(folder) if name.lower().endswith(SUFFIXES)]
-    return np.array([os.fsencode(name) for name in names], "S")
+def _name(folder: str) -> str:
+    return folder.rpartition("/")[2]
 
 
 def folder(path: str, part: str, split: str | None) -> RandomAccess:
     """Finds the images of class folders."""
-    source, listing = f"folder:{path}", list_folder(path)
-    if part == "evaluation" and listing.without_parts:
+    source, listed = f"folder:{path}", list_folder(path)
+    if part == "evaluation" and listed.without_parts:
         split = split or "train"
-    split = split or usual_split(source, part, listing.parts)
+    split = split or usual_split(source, part, listed.parts)
     names, folders, labels, of_folder = [], [], [], []
-    for chosen, rows in choose(source, split, {p: listing.labels(p) for p in listing.parts}):
-        folder, files = listing.parts[chosen]
+    chosen = choose(source, split, {part: listed.labels(part) for part in listed.parts})
+    for part, rows in chosen:
+        folder, files = listed.parts[part]
         names.append(np.concatenate(files)[rows])
-        labels.append(listing.labels(chosen)[rows])
+        labels.append(listed.labels(part)[rows])
         of_folder.append(len(folders) + labels[-1])
-        folders += [f"{folder}/{name}/" for name in listing.classes]
+        folders += [os.fsencode(f"{folder}/{name}/") for name in listed.classes]
     # They are captured by the functions of tf.data as tensors, not copied into their graphs.
     names = tf.constant(np.concatenate(names))
     labels = tf.constant(np.concatenate(labels))
@@ -120,4 +216,7 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
         label = tf.cast(labels[index], tf.int64)
         return {"image": tf.io.read_file(name), "labels": label[tf.newaxis], "name": name}
 
-    return RandomAccess(count=len(names), split=split, at=at, **named(listing.classes))
+    left_out = listed.say_left_out(dict.fromkeys(part for part, _ in chosen))
+    return RandomAccess(
+        count=len(names), split=split, left_out=left_out, at=at, **named(listed.classes)
+    )

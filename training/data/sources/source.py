@@ -17,8 +17,6 @@ from training.data.order import Order, in_turns
 # A dict of tensors with names.
 Example = dict[str, tf.Tensor]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what TensorFlow decodes
-
 
 @dataclasses.dataclass(frozen=True)
 class Source(abc.ABC):
@@ -43,6 +41,7 @@ class Source(abc.ABC):
         split: Which images of the source these are, in the words of tensorflow_datasets.
         channels: 3, or 1 for gray images.
         mean, std: Of the channels' values in [0, 1], to normalize with.
+        left_out: Which files beside the images are passed over, and why, in one line; "" if none are.
     """
 
     count: int
@@ -52,6 +51,7 @@ class Source(abc.ABC):
     channels: int = 3
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    left_out: str = ""
 
     @abc.abstractmethod
     def rows(self, key: tf.Tensor | None = None) -> tf.data.Dataset:

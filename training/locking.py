@@ -1,4 +1,4 @@
-"""The lock of a run's folder."""
+"""The lock of a folder that one process at a time may write."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import TextIO
 
 from training.config import ConfigError
 
+NAME = "lock"
+
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -21,28 +23,35 @@ def print_warning(message: str) -> None:
     print(f"Warning: {message}", file=sys.stderr, flush=True)
 
 
-class RunLock:
-    """Keeps other processes from writing the same run: `with RunLock(run_dir): ...`.
+class FolderLock:
+    """Keeps other processes from writing the same folder: `with FolderLock(folder): ...`.
 
     The lock is the operating system's, on the file `lock` in the folder: it is free as soon as its
     process is dead, however it died. A file system without locks gives a warning, and no protection.
 
     Args:
-        run_dir: made if there is none.
-        warn: is told if there are no locks.
+        folder: Made if there is none.
+        warn: Is told if there are no locks.
+        option: Of the command line, which says where the folder is.
 
     Raises:
-        ConfigError: on entering, if another process has the lock, or the folder can't be written.
+        ConfigError: On entering, if another process has the lock, or the folder can't be written.
     """
 
-    def __init__(self, run_dir: Path, warn: Callable[[str], None] = print_warning):
-        self._path = run_dir / "lock"
+    def __init__(
+        self,
+        folder: Path,
+        warn: Callable[[str], None] = print_warning,
+        option: str = "--run-dir",
+    ):
+        self._path = folder / NAME
         self._warn = warn
+        self._option = option
 
     def __enter__(self) -> None:
-        run_dir = self._path.parent
+        folder = self._path.parent
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = self._locked()
             self._file.truncate(0)
             self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -52,11 +61,11 @@ class RunLock:
             with contextlib.suppress(OSError):  # it may just have ended
                 other = self._path.read_text(encoding="utf-8")
             raise ConfigError(
-                f"{run_dir} is being written by {other or 'another process'}. Wait for its end, stop "
-                "it, or choose another --run-dir."
+                f"{folder} is being written by {other or 'another process'}. Wait for its end, stop "
+                f"it, or choose another {self._option}."
             ) from None
         except OSError as error:
-            raise ConfigError(f"The run folder {run_dir} can't be used: {error}") from error
+            raise ConfigError(f"The folder {folder} can't be used: {error}") from error
 
     def _locked(self) -> TextIO:
         """Opens and locks the file; BlockingIOError if another process has it."""
@@ -68,7 +77,9 @@ class RunLock:
                 if error.errno not in _NO_LOCKS:
                     file.close()
                     raise
-                self._warn(f"{self._path.parent} can't be locked: start no second run there")
+                self._warn(
+                    f"{self._path.parent} can't be locked: start nothing else that writes there"
+                )
             # The one who had it before may have removed the file since we opened it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
