@@ -19,8 +19,8 @@ Sources are those of `training.data.sources`. Among them, for models of ImageNet
 An image counts exactly once, on any number of devices, unless it has no label or can't be read. The
 loss is the cross-entropy; of several labels, each has an equal share.
 
-Images are decoded and resized by TensorFlow as the official evaluation does it with Pillow:
-`keras_cvt.images.graph` says how closely.
+Images are decoded and resized as `keras_cvt.load_image` does it: docs/pictures.md says how closely.
+ImageNet's own are not turned upright, nor are they in the official evaluation; see --orientation.
 
 Exit status: 0 done, 2 can't be done as asked, 130 interrupted.
 """
@@ -36,7 +36,7 @@ from pathlib import Path
 from keras_cvt._commands import WRONG_USE, Parser, command, crop
 from keras_cvt._files import check_file, write_text
 from training import startup
-from training.config import PRECISIONS, ConfigError
+from training.config import ORIENTATIONS, PRECISIONS, ConfigError
 from training.evaluation.report import summary
 from training.evaluation.settings import STRATEGIES, VARIANTS, Settings
 
@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the side that the centre crop leaves, more than 0 and at most 1; none: the "
         "whole image, squeezed into a square; official: 0.875 below 384 pixels, else none; default: "
         "the run's, else official",
+    )
+    parser.add_argument(
+        "--orientation",
+        choices=ORIENTATIONS,
+        help="exif: images are turned upright; ignore: as the official evaluation has it; default: the "
+        "run's, else ignore for tfds:imagenet2012 and its ReaL labels, exif for others",
     )
     parser.add_argument(
         "--batch-size",

@@ -12,10 +12,11 @@ Signatures (batches of any size):
     serve_bytes       bytes: JPEG or PNG files -> the same and valid
 
 A file that can't be decoded does not fail its request: `valid` is false for it, its probabilities and
-scores are NaN, its classes empty.
+scores are NaN, its classes empty. That includes pictures that TensorFlow's operations would decode to
+other colors than Pillow, such as GIF and WebP: see docs/pictures.md.
 
-Pictures are decoded, resized, cropped and normalized by `keras_cvt.images.graph`, which says how
-closely that is what `load_image` does with Pillow.
+Pictures are decoded, turned upright, laid on white, resized, cropped and normalized as `load_image`
+does it with Pillow: `keras_cvt.images.graph_decode` and `keras_cvt.images.graph` say how closely.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from keras_cvt.export.classifier import Classifier
 from keras_cvt.export.formats import ExportError
 from keras_cvt.export.verify import PICTURE, Run, difference
 from keras_cvt.images import graph as pictures
+from keras_cvt.images.graph_decode import decode, to_gray
 
 TOP = 5
 
@@ -109,7 +111,9 @@ def _decoded(model: Classifier, files: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
     shape = model.preprocessing.input_shape
 
     def read(index, data):
-        picture = pictures.decode(data, model.preprocessing)
+        picture = decode(data, model.preprocessing.background)
+        if model.preprocessing.channels == 1:
+            picture = to_gray(picture)
         return index, pictures.resize_and_crop(picture[tf.newaxis], model.preprocessing)[0]
 
     # A graph cannot catch errors, but a data set can leave out the elements that fail. The index

@@ -40,8 +40,18 @@ FORMATS = (
 
 SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
 
+_HEIC = "HEIC pictures can't be decoded; convert them to JPEG or PNG"
+_AVIF = "AVIF pictures need Pillow 11.3 or newer"
+
 # Suffix of pictures that nothing here decodes -> why, which completes "NAME: ".
-REFUSED = {
-    suffix: "HEIC pictures can't be decoded; convert them to JPEG or PNG"
-    for suffix in (".heic", ".heif", ".hif")
-}
+REFUSED = dict.fromkeys((".heic", ".heif", ".hif"), _HEIC)
+
+
+def why_refused(data: bytes) -> str:
+    """Says why a file that Pillow does not know can't be read; completes "NAME: "."""
+    if data[4:8] == b"ftyp":  # the container of both: its brand says what is inside
+        if data[8:12] in (b"avif", b"avis"):
+            return _AVIF
+        if data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return _HEIC
+    return "not an image, or of a format that is not supported"

@@ -1,73 +1,17 @@
-"""From a picture to the input of a model, with TensorFlow operations: see `Preprocessing`.
+"""From pixels to the input of a model, with TensorFlow operations: see `Preprocessing`.
 
 For `tf.data` pipelines and for graphs that are exported: TensorFlow is all they need. Against
-`keras_cvt.images.transform`, which does the same with Pillow:
-
-- Decoded bits of JPEG and PNG are equal, except that 16-bit gray PNGs may differ by one gray level.
-  CMYK JPEGs, whose colors no standard defines, differ by up to 8.
-- After bicubic resizing, up to 7 in 10,000 values of a photo differ, by one gray level. Pillow 13
-  resizes some pictures over the height first, such as portraits that are squeezed into a square
-  without a crop. Here the width always comes first, as in Pillow up to 12; then one value in six
-  differs, by one or two gray levels as a rule, but beside hard edges by up to 19.
-
-A JPEG's EXIF orientation is not followed, and formats other than JPEG and PNG are not decoded on
-white; `decode` is where both belong.
+`keras_cvt.images.transform`, which does the same with Pillow, up to 7 in 10,000 values of a photo
+differ after bicubic resizing, by one gray level. `keras_cvt.images.graph_decode` reads files for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from keras_cvt.images.preprocessing import Preprocessing
-
-# A function of (height, width), int32 (), to the box (top, left, height, width), int32 (4,).
-Box = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-def decode(data: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Decodes a JPEG or PNG file, opaque: uint8 (height, width, channels).
-
-    Args:
-        data: string (), the file.
-        preprocessing: Its channels (3, or 1 for gray) and background are followed.
-    """
-    picture = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: decode_jpeg(data),
-        lambda: decode_png(data, preprocessing.background),
-    )
-    return to_gray(picture) if preprocessing.channels == 1 else picture
-
-
-def decode_jpeg(data: tf.Tensor, box: Box | None = None) -> tf.Tensor:
-    """Decodes a JPEG, or the part of it in a box: uint8 (height, width, 3)."""
-    # Pillow's arithmetic. TensorFlow's default is a faster one, some gray levels away.
-    exact = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-    if box is None:
-        return tf.io.decode_jpeg(data, **exact)
-    shape = tf.io.extract_jpeg_shape(data)
-    return tf.io.decode_and_crop_jpeg(data, box(shape[0], shape[1]), **exact)
-
-
-def decode_png(data: tf.Tensor, background: Sequence[int] = (255, 255, 255)) -> tf.Tensor:
-    """Decodes a PNG and lays it on a background: uint8 (height, width, 3)."""
-    picture = tf.cast(tf.io.decode_png(data, channels=4), tf.int32)
-    alpha = picture[..., 3:]
-    # TensorFlow gives opaque grays of fewer than 8 bits the alpha 1, 3 or 15.
-    bits, kind = (tf.io.decode_raw(tf.strings.substr(data, at, 1), tf.uint8)[0] for at in (24, 25))
-    bits = tf.cast(bits, tf.int32)
-    opaque = (kind == 0) & (bits < 8) & (tf.reduce_max(alpha) == 2**bits - 1)
-    alpha = tf.where(opaque, 255, alpha)
-    behind = tf.constant(background, tf.int32) * (255 - alpha)
-    return tf.cast((picture[..., :3] * alpha + behind + 127) // 255, tf.uint8)
-
-
-def to_gray(image: tf.Tensor) -> tf.Tensor:
-    """Makes RGB gray with Pillow's weights, in integers: uint8 (..., 1)."""
-    parts = tf.cast(image, tf.int32) * tf.constant([19595, 38470, 7471])
-    return tf.cast((tf.reduce_sum(parts, axis=-1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
 
 
 def resize_and_crop(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:

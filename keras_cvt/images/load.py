@@ -7,6 +7,7 @@ images. Everything here works offline, except for reading an image from an http(
 
 from __future__ import annotations
 
+import functools
 import http.client
 import io
 import os
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from keras_cvt.images.formats import why_refused
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import array_to_image, resize_and_crop, to_rgb
 
@@ -51,7 +53,7 @@ def load_image(
     filter, and cropped. What becomes of the kinds of pictures:
 
     - gray, 1-bit, palette, CMYK (Adobe's inverted form too): converted to RGB by Pillow; color
-      profiles are ignored.
+      profiles are ignored. `docs/pictures.md` has all formats.
     - transparent: laid on white. The official loader drops the alpha channel, which uncovers
       whatever color happens to lie below it. Opaque pictures come out the same either way.
     - 16-bit gray: scaled, 65535 becomes 255. Pillow alone would clip at 255.
@@ -122,38 +124,68 @@ def load_grey(path: str | os.PathLike) -> np.ndarray:
     return _load(path, lambda image: to_rgb(image).convert("L"))
 
 
+def decode(data: bytes, upright: bool = True) -> np.ndarray:
+    """Decodes the file of a picture as `load_image` does before it resizes: uint8 (height, width, 3).
+
+    Args:
+        data: The file.
+        upright: Whether the EXIF orientation is followed.
+
+    Raises:
+        ImageError: If it is not a picture that can be read. The message does not name it.
+    """
+    return _finished(lambda: _opened(data), lambda image: to_rgb(image, upright=upright))
+
+
 def _load(
     source: Any, finish: Callable, timeout: float = TIMEOUT, max_bytes: int = MAX_BYTES
 ) -> np.ndarray:
     """Returns what `finish` makes of the picture. Raises what `load_image` does."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise ImportError("load_image needs Pillow: pip install pillow") from error
     if isinstance(source, np.ndarray):
         name = f"array of shape {source.shape} and dtype {source.dtype}"
+        opened = functools.partial(array_to_image, source)
     elif isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or f"PIL image of mode {source.mode}"
+        opened = lambda: source  # noqa: E731
     else:
         name, data = _read(source, timeout, max_bytes)
-        if not data:
-            raise ImageError(f"{name}: empty, 0 bytes")
+        opened = functools.partial(_opened, data)
     try:
-        if isinstance(source, np.ndarray):
-            image = array_to_image(source)
-        elif isinstance(source, Image.Image):
-            image = source
-        else:
-            Image.init()
-            image = Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
-        return np.array(finish(image))
+        return _finished(opened, finish)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
+
+
+def _opened(data: bytes) -> PIL.Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ImageError("empty, 0 bytes")
+    Image.init()
+    try:
+        return Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
+    except UnidentifiedImageError as error:
+        raise ImageError(why_refused(data)) from error
+
+
+def _finished(opened: Callable, finish: Callable) -> np.ndarray:
+    """Returns what `finish` makes of what `opened` opens.
+
+    Raises:
+        ImageError: If that can't be done. The message does not name the picture.
+    """
+    try:
+        return np.array(finish(opened()))
+    except ImageError:
+        raise
     # On a malformed file Pillow raises almost anything: OSError, SyntaxError, struct.error,
     # ValueError, DecompressionBombError (an Exception) ...
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image, or of a format that is not supported"
-        raise ImageError(f"{name}: {reason}") from error
+        raise ImageError(str(error) or type(error).__name__) from error
 
 
 def _read(source: Any, timeout: float, max_bytes: int) -> tuple[str, bytes]:

@@ -3,7 +3,8 @@
     decode -> upright -> opaque, on white -> resize -> center crop -> normalize
 
 It is carried out by `keras_cvt.images.transform` with Pillow and NumPy, for single pictures, and by
-`keras_cvt.images.graph` with TensorFlow, inside a `tf.data` pipeline or an exported graph.
+`keras_cvt.images.graph_decode` and `keras_cvt.images.graph` with TensorFlow, inside a `tf.data`
+pipeline or an exported graph.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Nothing here imports TensorFlow, so that a mistake on the command line is answer
 
 from training.config.augmentation import AugmentationConfig
 from training.config.config import Config
-from training.config.data import DataConfig
+from training.config.data import ORIENTATIONS, DataConfig
 from training.config.fields import ConfigError, check_choice
 from training.config.model import INITS, ModelConfig
 from training.config.optimization import OptimizationConfig
@@ -14,6 +14,7 @@ from training.config.settings import override
 
 __all__ = [
     "INITS",
+    "ORIENTATIONS",
     "PRECISIONS",
     "STRATEGIES",
     "AugmentationConfig",

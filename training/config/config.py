@@ -66,14 +66,17 @@ class Config:
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Config:
-        """The config with these settings, by key; those left out have their defaults.
+        """The config with these settings, by key, as they are stored.
+
+        Those left out have their defaults; or, where there was no such setting when they were stored,
+        the value that means what was done then.
 
         Raises:
             TypeError: If a setting without a default is missing, or a key is unknown.
             ConfigError: For a value out of range.
         """
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-        for key, value in settings.items():
+        for key, value in {**BEFORE, **settings}.items():
             if key not in KEYS:
                 raise TypeError(f"A config has no setting {key!r}")
             section, field = KEYS[key]
@@ -91,7 +94,7 @@ class Config:
     def differences(self, settings: dict[str, Any]) -> list[str]:
         """What keeps a run with this config from continuing one with other `settings` (`to_dict`)."""
         may_change = {key for key, (_, field) in KEYS.items() if field.metadata.get("may_change")}
-        mine = self.to_dict()
+        mine, settings = self.to_dict(), {**BEFORE, **settings}
         return [
             f"{key} ({settings.get(key, 'missing')} there, {mine.get(key, 'missing')} asked)"
             for key in sorted({*mine, *settings} - may_change)
@@ -121,4 +124,11 @@ KEYS: dict[str, tuple[str, dataclasses.Field]] = {
     key_of(field): (name, field)
     for name, section in SECTIONS.items()
     for field in dataclasses.fields(section)
+}
+
+# What stored configs mean that were made before there were these settings.
+BEFORE: dict[str, Any] = {
+    key: field.metadata["before"]
+    for key, (_, field) in KEYS.items()
+    if field.metadata.get("before", dataclasses.MISSING) is not dataclasses.MISSING
 }

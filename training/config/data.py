@@ -7,6 +7,8 @@ import dataclasses
 from keras_cvt.images.preprocessing import OFFICIAL_CROP
 from training.config.fields import AT_LEAST_0, AT_LEAST_1, SHARE, Section, setting
 
+ORIENTATIONS = ("exif", "ignore")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
@@ -21,6 +23,9 @@ class DataConfig(Section):
             usual ones, see `training.data.sources`.
         evaluation_crop: Fraction of the side that the center crop keeps in evaluation; none: the whole
             image is resized, whatever its proportions.
+        orientation: "exif" to turn images upright as their EXIF orientation says, as everything else
+            that shows pictures does; "ignore" for the official recipe, which learns and evaluates some
+            of ImageNet's images lying on their side. It goes for training and for evaluation.
         data_dir: Folder of the prepared TFDS data sets; none: TFDS's own.
         data_service: Address of a tf.data service's dispatcher, such as "grpc://host:5000", that
             prepares the batches; none: each worker prepares its own. The order of the images is then
@@ -35,6 +40,7 @@ class DataConfig(Section):
     train_split: str | None = None
     validation_split: str | None = None
     evaluation_crop: float | None = setting(OFFICIAL_CROP, SHARE)
+    orientation: str = setting("exif", choices=ORIENTATIONS, before="ignore")
     data_dir: str | None = setting(None, may_change=True)
     data_service: str | None = setting(None, may_change=True)
     max_damaged: int = setting(100, AT_LEAST_0, may_change=True)

@@ -43,6 +43,7 @@ def setting(
     choices: Sequence[str] = (),
     key: str | None = None,
     may_change: bool = False,
+    before: Any = dataclasses.MISSING,
 ) -> Any:
     """Declares a field of a section.
 
@@ -53,8 +54,16 @@ def setting(
         key: Its name in `--set` and in stored files, where that is not the field's name.
         may_change: Whether it may differ between the sessions of one run: it does not change what is
             computed, except for rounding.
+        before: What a stored config without it means, which was made before there was this setting.
+            Defaults to the default.
     """
-    metadata = {"within": within, "choices": choices, "key": key, "may_change": may_change}
+    metadata = {
+        "within": within,
+        "choices": choices,
+        "key": key,
+        "may_change": may_change,
+        "before": before,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -22,7 +22,7 @@ from training.config import (
 )
 
 CONFIG = Config(
-    data=DataConfig(source="tfds:imagenet2012", image_size=224),
+    data=DataConfig(source="tfds:imagenet2012", image_size=224, orientation="ignore"),
     augmentation=AugmentationConfig(
         mix_images=256,  # the images of one GPU in the official run
     ),

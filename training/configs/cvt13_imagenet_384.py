@@ -22,7 +22,9 @@ from training.config import (
 )
 
 CONFIG = Config(
-    data=DataConfig(source="tfds:imagenet2012", image_size=384, evaluation_crop=None),
+    data=DataConfig(
+        source="tfds:imagenet2012", image_size=384, evaluation_crop=None, orientation="ignore"
+    ),
     augmentation=AugmentationConfig(
         augmenter="none",
         erase=0.0,

@@ -31,7 +31,7 @@ def evaluation_batches(
     read, or no class is right for it. Rows that fill up the last batches have weight 0 too.
 
     Args:
-        config: Says the images' size and crop.
+        config: Says the images' size, crop and orientation.
         source: Such as `load(config).validation`.
         damaged: Is told of images that can't be read.
         batch_size: Of all workers together, which part it as in `training_batches`.
@@ -49,7 +49,7 @@ def evaluation_batches(
     preprocessing = source.preprocessing(config.image_size, config.evaluation_crop)
 
     def prepared(_: tf.Tensor, row: Example) -> Example:
-        found = read(source, row)
+        found = read(source, row, upright=config.orientation == "exif")
         image = resize_and_crop(found["image"][tf.newaxis], preprocessing)[0]
         counts = (found["damaged"] == "") & tf.reduce_any(found["targets"] > 0)
         return {

@@ -90,6 +90,8 @@ class Recipe:
 
     def __init__(self, config: Config, source: Source, order: Order):
         self.asked, self.source, self.order = config.augmentation, source, order
+        self.upright = config.data.orientation == "exif"
+        self.pillow = config.data.data_service is None  # whose servers have no part of this process
         preprocessing = source.preprocessing(config.data.image_size, crop=None)
         try:
             self.transform = augment.train_transform(
@@ -126,7 +128,13 @@ class Recipe:
             key = augment.key(self.order.seed, *index)
             return augment.crop_box(height, width, key, self.asked.crop_scale)
 
-        found = reader(self.source, row, self.asked.crop_scale and box)
+        found = reader(
+            self.source,
+            row,
+            self.asked.crop_scale and box,
+            upright=self.upright,
+            pillow=self.pillow,
+        )
         return {
             "image": self.transform(index, found["image"]),
             "labels": found["targets"],

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import numpy as np
 import tensorflow as tf
 
-from keras_cvt.images.graph import Box, decode_jpeg
+from keras_cvt.images import load
+from keras_cvt.images.graph_decode import Box, cut, decode
 from training.data.sources.source import Example, Source
 
 
-def read(source: Source, row: Example, box: Box | None = None) -> Example:
+def read(
+    source: Source,
+    row: Example,
+    box: Box | None = None,
+    upright: bool = True,
+    pillow: bool = True,
+) -> Example:
     """Reads and decodes an image, or the part of it in a box.
+
+    A file means what it means to `keras_cvt.load_image`, whichever of the two decodes it: TensorFlow,
+    which is faster, or Pillow, for formats other than JPEG and PNG and for what TensorFlow refuses.
 
     Args:
         source: Makes an example of the row.
         row: One of the source's.
-        box: Gives the box (top, left, height, width) in an image of some height and width.
+        box: Gives the box (top, left, height, width) in an upright image of some height and width.
+        upright: Whether the EXIF orientation is followed.
+        pillow: Whether Pillow may be called, which only this process can do. Without it, an image that
+            TensorFlow does not decode can't be read.
 
     Returns:
         image: uint8 (height, width, channels).
@@ -27,38 +44,71 @@ def read(source: Source, row: Example, box: Box | None = None) -> Example:
         "targets": tf.zeros((len(source.class_names),)),
         "damaged": tf.constant("?"),
     }
+
     # The only place where TensorFlow has a "try" is a data set: this one has an image or none.
-    tried = tf.data.Dataset.from_tensors(row).map(lambda row: read_good(source, row, box))
-    tried = tried.ignore_errors(log_warning=False)
-    found = tried.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
+    decoders = [_decoder(upright, pillow), *([_by_pillow(upright)] if pillow else [])]
+    found = tf.data.Dataset.from_tensors(nothing)
+    for decoder in reversed(decoders):
+        tried = tf.data.Dataset.from_tensors(row).map(
+            functools.partial(_example, source, box, decoder)
+        )
+        found = tried.ignore_errors(log_warning=False).concatenate(found)
+    found = found.take(1).get_single_element()
     name = tf.cond(
         found["damaged"] == "", lambda: tf.constant(""), lambda: source.example(row)["name"]
     )
     return {**found, "damaged": tf.ensure_shape(name, ())}
 
 
-def read_good(source: Source, row: Example, box: Box | None = None) -> Example:
+def read_good(
+    source: Source,
+    row: Example,
+    box: Box | None = None,
+    upright: bool = True,
+    pillow: bool = True,
+) -> Example:
     """Does what `read` does, but faster: an image that can't be read is an error."""
+    return _example(source, box, _decoder(upright, pillow), row)
+
+
+# From a file and a box to the pixels in the box.
+_Decoder = Callable[[tf.Tensor, Box | None], tf.Tensor]
+
+
+def _decoder(upright: bool, pillow: bool) -> _Decoder:
+    """Returns what decodes good files: TensorFlow and, for the formats that need it, Pillow."""
+
+    def decoded(data: tf.Tensor, box: Box | None) -> tf.Tensor:
+        otherwise = functools.partial(_by_pillow(upright), data, box) if pillow else None
+        return decode(data, box=box, upright=upright, otherwise=otherwise)
+
+    return decoded
+
+
+def _by_pillow(upright: bool) -> _Decoder:
+    def pixels(data: bytes) -> np.ndarray:
+        try:
+            return load.decode(data, upright)
+        except load.ImageError:  # an exception would leave a traceback on standard error
+            return np.zeros((0, 0, 3), np.uint8)
+
+    def decoded(data: tf.Tensor, box: Box | None) -> tf.Tensor:
+        image = tf.numpy_function(pixels, [data], tf.uint8, stateful=False)
+        image = tf.ensure_shape(image, (None, None, 3))
+        readable = tf.debugging.Assert(tf.size(image) > 0, ["Pillow can't decode the image."])
+        with tf.control_dependencies([readable]):
+            return cut(tf.identity(image), box)
+
+    return decoded
+
+
+def _example(source: Source, box: Box | None, decoder: _Decoder, row: Example) -> Example:
     example = source.example(row)
-    image = tf.ensure_shape(_decode(example["image"], box), (None, None, source.channels))
+    image = example["image"]
+    image = cut(image, box) if image.dtype == tf.uint8 else decoder(image, box)
     targets = tf.reduce_sum(tf.one_hot(example["labels"], len(source.class_names)), axis=0)
-    return {"image": image, "targets": tf.minimum(targets, 1.0), "damaged": tf.constant("")}
-
-
-def _decode(image: tf.Tensor, box: Box | None) -> tf.Tensor:
-    """Decodes what an example has. Unlike `keras_cvt.load_image`, it drops an alpha channel."""
-    if image.dtype == tf.uint8:
-        return _cut(image, box)
-    return tf.cond(
-        tf.io.is_jpeg(image),
-        lambda: decode_jpeg(image, box),
-        lambda: _cut(tf.io.decode_image(image, channels=3, expand_animations=False), box),
-    )
-
-
-def _cut(image: tf.Tensor, box: Box | None) -> tf.Tensor:
-    if box is None:
-        return image
-    shape = tf.shape(image)
-    top, left, height, width = tf.unstack(box(shape[0], shape[1]))
-    return image[top : top + height, left : left + width]
+    return {
+        "image": tf.ensure_shape(image, (None, None, source.channels)),
+        "targets": tf.minimum(targets, 1.0),
+        "damaged": tf.constant(""),
+    }

@@ -67,6 +67,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         "paper_top1": paper,
         "image_size": asked.image_size,
         "crop": asked.evaluation_crop,
+        "orientation": asked.orientation,
         "batch_size": settings.batch_size,
         "precision": ready.policy,
         "strategy": distribute.describe(strategy),

@@ -11,6 +11,7 @@ from training.config.fields import AT_LEAST_1, Section, setting
 from training.config.run import PRECISIONS
 
 VARIANTS = {name.lower(): name for name in architecture.VARIANTS}
+IMAGENET = "tfds:imagenet2012"  # and tfds:imagenet2012_real, which has the same images
 STRATEGIES = ("auto", "one_device", "mirrored")
 
 
@@ -27,6 +28,8 @@ class Settings(Section):
         image_size: Height and width in pixels; None: what the model is for.
         crop: Fraction of the side that the center crop keeps, in (0, 1]; "none": the whole image is
             resized; "official": 0.875 below 384 pixels, else "none"; None: the run's, else "official".
+        orientation: "exif" or "ignore", as in `training.config.DataConfig`; None: the run's, else
+            "ignore" for ImageNet's own images, as in the official evaluation, and "exif" for others.
         batch_size: Images per step, over all devices together.
         precision: One of `training.config.PRECISIONS`; "auto": a file's own, and for published weights
             what the devices are good at.
@@ -41,6 +44,7 @@ class Settings(Section):
     data_dir: str | None = None
     image_size: int | None = setting(None, AT_LEAST_1)
     crop: float | str | None = None
+    orientation: str | None = None
     batch_size: int = setting(64, AT_LEAST_1)
     precision: str = setting("auto", choices=PRECISIONS)
     strategy: str = setting("auto", choices=STRATEGIES)
@@ -57,20 +61,25 @@ class Settings(Section):
             ConfigError: For a value out of range.
         """
         source, split, data_dir, crop = self.source, self.split, self.data_dir, self.crop
+        orientation = self.orientation
         size = image_size if self.image_size is None else self.image_size
         if run is not None:
             if source is None:
                 source = run.validation_source or run.source
                 split, data_dir = split or run.validation_split, data_dir or run.data_dir
+            orientation = orientation or run.orientation
             if crop is None:
                 crop = "none" if run.evaluation_crop is None else run.evaluation_crop
         if crop != "none":
             crop = size_and_crop(size, crop or "official")[1]
+        if orientation is None:
+            orientation = "ignore" if source.startswith(IMAGENET) else "exif"
         return DataConfig(
             source=source,
             validation_split=split,
             data_dir=data_dir,
             image_size=size,
             evaluation_crop=None if crop == "none" else crop,
+            orientation=orientation,
             max_damaged=self.max_damaged,
         )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from keras_cvt._messages import one_line
+from keras_cvt.images.load import ImageError, decode
 from training.config import ConfigError
 
 
@@ -53,19 +54,20 @@ class Part:
             ) from None
 
     def checked(self, index: int) -> tuple[bytes, str | None]:
-        """Reads the content of an image's file; and says why TensorFlow can't decode it, if so."""
+        """Reads the content of an image's file; and says why it can't be decoded, if so."""
         content = self.content(index)
         return content, _damage(content)
 
 
 def _damage(content: bytes) -> str | None:
-    """Why TensorFlow can't decode an image, or None."""
-    try:
-        if content.startswith(b"\xff\xd8"):
-            # All of the file is read, but little of the image computed.
+    """Says why training can't read an image; None if it can: if TensorFlow or Pillow decodes it."""
+    if content.startswith(b"\xff\xd8"):
+        # All of the file is read, but little of the image computed.
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
             tf.io.decode_jpeg(content, channels=3, ratio=8)
-        else:
-            tf.io.decode_image(content, channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", " ".join(error.message.split()))
+            return None
+    try:
+        decode(content)
+    except ImageError as error:
+        return one_line(error)
     return None

@@ -1,0 +1,38 @@
+"""The orientation that an Exif block gives a picture.
+
+`keras_cvt.images.graph_decode` reads it the same way inside a TensorFlow graph.
+"""
+
+from __future__ import annotations
+
+TAG = 0x0112  # Orientation
+SHORT, LONG = 3, 4  # the types that its value may have
+
+
+def orientation(block: bytes) -> int:
+    """Returns the orientation in an Exif block, 1 to 8. 1, upright, also where there is none.
+
+    A malformed block says nothing about the picture, which may well be good: it counts as upright.
+
+    Args:
+        block: The bytes of a JPEG's APP1 segment, a PNG's eXIf chunk or a WebP's EXIF chunk.
+    """
+    while block.startswith(b"Exif\0\0"):
+        block = block[6:]
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(block[:4])
+    if order is None:
+        return 1
+    block += bytes(12)  # what is missing at the end reads as zero
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(block[at : at + size], order)
+
+    begin = number(4, 4)
+    for entry in range(begin + 2, begin + 2 + 12 * number(begin, 2), 12):
+        if entry + 12 > len(block):
+            break
+        kind = number(entry + 2, 2)
+        if number(entry, 2) == TAG and kind in (SHORT, LONG):
+            value = number(entry + 8, 2 if kind == SHORT else 4)
+            return value if 1 <= value <= 8 else 1
+    return 1
