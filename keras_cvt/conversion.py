@@ -45,7 +45,8 @@ def convert(
         keys: the names in a `.safetensors` file: "official" or "huggingface".
         stages: the model's configuration, to make a `.weights.h5` or `.keras` file. Not needed for a
             `.keras` source, for the published variants, which are recognised, or with Hugging Face's
-            `config.json` beside the source, which goes before the published variants.
+            `config.json` beside the source, which goes before the published variants. The source must
+            agree with it.
 
     Raises:
         ValueError: for a destination of another kind, a configuration that is not known, or a deployed
@@ -60,6 +61,9 @@ def convert(
         raise ValueError(f"`keys` must be one of {KEYS}. Received {keys!r}.")
     check_file(destination)
     weights = Weights(source)
+    if stages is not None:
+        stages = as_stages(stages)
+        weights.check_stages(stages)
     if destination.suffix == ".safetensors":
         _check_publishable(weights)
         checkpoints.write_safetensors(destination, _TorchTensors(weights, keys), {"format": "pt"})
@@ -117,9 +121,15 @@ class _TorchTensors(Mapping[str, np.ndarray]):
 
 def _check_publishable(weights: Weights) -> None:
     """Refuses weights that have an official name without being what the official code has there."""
+    unnamed = [name for name in weights if "/" in name]  # what Keras adds has no official name
+    foreign = [name for name in unnamed if not name.startswith(("stage", "norm/", "head/"))]
+    if foreign:
+        raise ValueError(
+            f"{weights.path} has weights beside its CvT, such as {foreign[0]}, which have no official "
+            "name. Convert the CvT alone."
+        )
     deployed = any(name.endswith(".conv.bias") for name in weights)
-    quantized = any("/" in name for name in weights)  # what Keras adds has no official name
-    if deployed or quantized:
+    if deployed or unnamed:
         raise ValueError(
             f"{weights.path} is {'deployed' if deployed else 'quantized'}: its weights mean nothing to "
             "other libraries. Convert the model as it was before."

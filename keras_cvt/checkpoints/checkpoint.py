@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,11 +22,20 @@ class Checkpoint(Mapping[str, np.ndarray]):
     Attributes:
         path: The file.
         format: `"safetensors"`, `"torch"` or `"keras-h5"`.
+        config: Of a `.keras` file, what Keras writes about its model, as `json` reads it; None for
+            other files, which have weights alone.
     """
 
-    def __init__(self, source: Source, format: str, tensors: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        format: str,
+        tensors: dict[str, Tensor],
+        config: dict[str, Any] | None = None,
+    ) -> None:
         self.path = source.path
         self.format = format
+        self.config = config
         self._source = source
         self._tensors = tensors
         self._checked: set[Record] = set()

@@ -10,24 +10,28 @@ tensor, and no allocation is larger than the file.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
-from keras_cvt.checkpoints.archive import zip_members, zip_record
+from keras_cvt.checkpoints.archive import zip_members, zip_record, zip_text
 from keras_cvt.checkpoints.checkpoint import Checkpoint
 from keras_cvt.checkpoints.keras_h5 import H5_SIGNATURE, index_h5
 from keras_cvt.checkpoints.safetensors import index_safetensors
-from keras_cvt.checkpoints.source import SUPPORTED, CheckpointError, Source, Tensor
+from keras_cvt.checkpoints.source import SUPPORTED, CheckpointError, Source
 from keras_cvt.checkpoints.torch import index_torch
+
+_MAX_CONFIG = 64 << 20  # of CvT-W24, Keras writes 150 KB
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint file. What it is, is seen from its content; its name does not matter.
 
-    The names are those of the file, with two exceptions: a prefix `module.` that all names of a
-    torch checkpoint share is taken off, and tensors of a Keras file are named after the layers they
-    belong to, as in `"stage1_blocks_0/attn/proj_q/0"`, where the number is the variable's place in
-    its layer.
+    The names are those of the file, except that tensors of a Keras file are named after the layers
+    they belong to, as in `"stage1_blocks_0/attn/proj_q/0"`, where the number is the variable's place
+    in its layer.
 
     Args:
         path: A safetensors file, a torch checkpoint (a zip archive, the default of `torch.save`
@@ -49,14 +53,13 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{path}: is a directory or a device, not a checkpoint file")
     source = Source(path)
     try:
-        format, tensors = _index(source)
-        return Checkpoint(source, format, tensors)
+        return _indexed(source)
     except BaseException:
         source.file.close()
         raise
 
 
-def _index(source: Source) -> tuple[str, dict[str, Tensor]]:
+def _indexed(source: Source) -> Checkpoint:
     head = bytes(source.read(0, min(source.size, 64)))
     if head.startswith(b"PK\x03\x04"):
         members = zip_members(source)
@@ -64,13 +67,29 @@ def _index(source: Source) -> tuple[str, dict[str, Tensor]]:
             record = zip_record(source, members["model.weights.h5"])
             # The C library that parses the file is not proof against damage; the checksum is.
             source.check(record)
-            return "keras-h5", index_h5(source, record.start, record.size)
-        return "torch", index_torch(source, members)
+            tensors = index_h5(source, record.start, record.size)
+            return Checkpoint(source, "keras-h5", tensors, _config(source, members))
+        return Checkpoint(source, "torch", index_torch(source, members))
     if head.startswith(H5_SIGNATURE):
-        return "keras-h5", index_h5(source, 0, source.size)
+        return Checkpoint(source, "keras-h5", index_h5(source, 0, source.size))
     if head[8:9] == b"{":
-        return "safetensors", index_safetensors(source)
+        return Checkpoint(source, "safetensors", index_safetensors(source))
     raise source.error(_what_it_is(head))
+
+
+def _config(source: Source, members: dict[str, zipfile.ZipInfo]) -> dict[str, Any]:
+    """What a `.keras` file says of its model."""
+    if "config.json" not in members:
+        raise source.error("it has the weights of a Keras model, but no config.json beside them")
+    try:
+        config = json.loads(zip_text(source, members["config.json"], _MAX_CONFIG))
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise source.error(f"its config.json is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise source.error("its config.json does not describe a model")
+    return config
 
 
 def _what_it_is(head: bytes) -> str:

@@ -31,9 +31,8 @@ _MAX_INSTRUCTIONS = 1_000_000
 # is done once per mention has to have a bound of its own.
 _MAX_KEY = 100
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-
 _MAX_WRAPPING = 3
+"""In how many dicts a state dict may lie."""
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -92,9 +91,8 @@ class _Global:
 def state_dict(data: bytes) -> dict[str, TorchTensor]:
     """Finds the state dict in the pickle of a torch checkpoint.
 
-    It may be the pickled object itself, or lie in wrapping dicts under `"state_dict"`, `"model"` or
-    `"model_state_dict"`. A prefix `module.` that all names share is taken off. Values that are not
-    tensors are left out.
+    It may be the pickled object itself, or lie under any key of up to three dicts around it: the one
+    dict of tensors that are named as modules name them. Values that are not tensors are left out.
 
     Args:
         data: The pickle, the record `data.pkl` of the archive.
@@ -107,33 +105,57 @@ def state_dict(data: bytes) -> dict[str, TorchTensor]:
             several state dicts.
     """
     root = _interpret(data)
-    found = {id(each): each for each in _state_dicts(root, _MAX_WRAPPING)}
+    found = _state_dicts(root)
     if len(found) != 1:
         if type(root) is not dict:
             kind = "tensor" if type(root) is TorchTensor else type(root).__name__
             raise ValueError(f"it holds a {kind}, not a dict of tensors")
+        if found:
+            paths = [" > ".join(map(shown, path)) or "the outermost" for path in list(found)[:10]]
+            where = " and ".join(paths)
+            raise ValueError(
+                f"it holds several state dicts: {where}; save the one that is meant alone"
+            )
         keys = [shown(key) for key in root if type(key) is str]
-        problem = "several state dicts" if found else "no tensors where a state dict keeps them"
-        raise ValueError(f"it holds {problem}; its keys are {', '.join(keys[:10]) or 'none'}")
+        raise ValueError(
+            "it holds no tensors where a state dict keeps them; its keys are "
+            f"{', '.join(keys[:10]) or 'none'}"
+        )
     (tensors,) = found.values()
     tensors = {name: value for name, value in tensors.items() if type(value) is TorchTensor}
     if not all(type(name) is str for name in tensors):
         raise ValueError("it holds a tensor whose name is not a string")
-    prefix = "module."
-    if all(name.startswith(prefix) for name in tensors):
-        tensors = {name[len(prefix) :]: value for name, value in tensors.items()}
     return tensors
 
 
-def _state_dicts(value: Any, depth: int) -> list[dict]:
-    """The dicts of tensors in `value`: the wrapped ones, or else `value` itself."""
-    if type(value) is not dict:
-        return []
-    if depth:
-        wrapped = (_state_dicts(value.get(key), depth - 1) for key in _WRAPPERS)
-        if found := [each for some in wrapped for each in some]:
-            return found
-    return [value] if any(type(each) is TorchTensor for each in value.values()) else []
+def _state_dicts(root: Any) -> dict[tuple[str, ...], dict]:
+    """The dicts of tensors in `root`, by the keys that lead to them.
+
+    The names of a module's tensors have dots; those of an optimizer's state, and of single tensors
+    such as a best accuracy, have none. Only where no dict has such names, the outermost are meant
+    that have more than numbers.
+    """
+    named: dict[tuple[str, ...], dict] = {}
+    others: dict[tuple[str, ...], dict] = {}
+    level: dict[tuple[str, ...], dict] = {(): root} if type(root) is dict else {}
+    seen = set()  # the memo may mention one dict many times
+    for _ in range(_MAX_WRAPPING + 1):
+        plain, below = {}, {}
+        for path, value in level.items():
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            names = [name for name, each in value.items() if type(each) is TorchTensor]
+            if any(type(name) is str and "." in name for name in names):
+                named[path] = value
+            elif any(value[name].shape for name in names):
+                plain[path] = value
+            for key, each in value.items():
+                if type(each) is dict and type(key) is str:
+                    below[*path, key] = each
+        others = others or plain
+        level = below
+    return named or others
 
 
 def _check_counts(*counts: Any) -> None:

@@ -47,7 +47,9 @@ def CvT(
         include_top: Boolean, whether the model ends in the classifier. Defaults to `True`.
         weights: `None` for random weights, or the path of a checkpoint of this configuration: a
             `.weights.h5` or `.keras` file of this library, or a safetensors or PyTorch file with
-            official or Hugging Face names. Defaults to `None`.
+            official or Hugging Face names. A `.keras` file states its configuration, and one that
+            computes something else is refused; of the other files, only names and shapes can be
+            checked. Defaults to `None`.
         input_tensor: Keras tensor (batch, height, width, channels) on which to build the model, such as
             the output of a preprocessing layer. Defaults to `None`, a new input.
         input_shape: Tuple (height, width, channels) of one image. Height and width may be `None`: the
@@ -137,7 +139,9 @@ def CvT(
     checkpoint = None
     if source is not None:
         checkpoint = weights_lib.open_weights(source, channels=input_shape[-1])
-        checkpoint.check_fit(stages, channels=input_shape[-1], classifier=include_top)
+        checkpoint.check_fit(
+            stages, channels=input_shape[-1], classifier=include_top, activation=activation
+        )
         for stage_layers in plan:
             stage_layers.take_position_size(checkpoint)
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from keras_cvt import _lazy
 
 if TYPE_CHECKING:
+    from keras_cvt.weights.downloads import DownloadError
     from keras_cvt.weights.loading import (
-        DownloadError,
         Weights,
         describe,
         find,
@@ -32,8 +32,8 @@ __all__ = [
 __getattr__, __dir__ = _lazy.attach(
     __name__,
     {
+        "downloads": ("DownloadError",),
         "loading": (
-            "DownloadError",
             "Weights",
             "describe",
             "find",

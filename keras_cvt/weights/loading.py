@@ -1,4 +1,4 @@
-"""Weights of a model: what is published, where it is had, and how a checkpoint fills a model."""
+"""How a checkpoint, published or in a file, fills a model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -14,20 +15,14 @@ from keras_cvt import checkpoints
 from keras_cvt._validation import unknown_choice
 from keras_cvt.architecture import VARIANTS, StageConfig, widths_and_depths
 from keras_cvt.checkpoints import CheckpointError
-from keras_cvt.structure import structure_of, weights_by_path
-from keras_cvt.weights import names
+from keras_cvt.layers import get_activation
+from keras_cvt.structure import Structure, structure_of, weights_by_path
+from keras_cvt.weights import configuration, downloads, names
 from keras_cvt.weights.published import PUBLISHED, Published
 
 logger = logging.getLogger("keras_cvt")
 
-# In this order: a repository that has the first is read from it.
-_FILES = ("model.safetensors", "pytorch_model.bin")
-
 _SUFFIXES = (".weights.h5", ".keras", ".safetensors", ".pth", ".pt", ".bin")
-
-
-class DownloadError(OSError):
-    """Published weights that could not be had."""
 
 
 def find(weights: str | os.PathLike | Published | None, model: str | None = None):
@@ -64,6 +59,10 @@ class Weights(names.NamedWeights):
     Args:
         path: of any file that `checkpoints.read` reads.
         downloaded: whether the file is a download, to be deleted if it turns out to be damaged.
+
+    Attributes:
+        layers: Of a `.keras` file, the configs of the CvT's layers by their names; empty for other
+            files, which have weights alone.
     """
 
     def __init__(self, path: str | os.PathLike, downloaded: bool = False):
@@ -77,20 +76,27 @@ class Weights(names.NamedWeights):
                     f"{self.path} is no checkpoint of a CvT: it has no "
                     f"stage0.patch_embed.proj.weight or the like. It has {some}, ..."
                 )
+            self.layers = self._layers_of_file()
+        if self.ignored:
+            logger.warning(
+                "%s: no weights of a model are in %s; left out.", self.path, ", ".join(self.ignored)
+            )
+
+    def _layers_of_file(self) -> dict[str, dict[str, Any]]:
+        config = self.checkpoint.config
+        try:
+            return {} if config is None else configuration.of_file(config)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{self.path}: its config.json is damaged: {error!r}") from error
 
     @contextlib.contextmanager
     def _discarding(self):
         try:
             yield
         except CheckpointError as error:
-            if not self.downloaded:
-                raise
-            # The hub's cache keeps the data apart, and a link to it under the file's name.
-            for path in {self.path.resolve(), self.path}:
-                path.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"The download was damaged and has been deleted; try again. {error}"
-            ) from error
+            if self.downloaded:
+                raise downloads.damaged(self.path, error) from error
+            raise
 
     @property
     def classes(self) -> int | None:
@@ -110,8 +116,40 @@ class Weights(names.NamedWeights):
             stages.append((self.shape(key)[-1], len(found)))
         return tuple(stages)
 
-    def check_fit(self, stages: Sequence[StageConfig], channels: int, classifier: bool) -> None:
+    def check_fit(
+        self,
+        stages: Sequence[StageConfig],
+        channels: int,
+        classifier: bool,
+        activation: Any = "quick_gelu",
+    ) -> None:
         """Refuses, before a model is built, weights that can't be those of such a model.
+
+        Args:
+            stages, activation: As `CvT` takes them.
+            channels: Of the images.
+            classifier: Whether the model ends in the classifier.
+
+        Raises:
+            ValueError: saying what the weights are.
+        """
+        options = {"activation": keras.activations.serialize(get_activation(activation))}
+        self.check_stages(stages, **options)
+        found = self.shape("stage0.patch_embed.proj.weight")[2]
+        if found != channels:
+            raise ValueError(
+                f"{self.path}: the weights are for images of {found} channels, the model for "
+                f"{channels}."
+            )
+        if classifier and self.classes is None:
+            raise ValueError(f"{self.path} has no classifier. Use include_top=False.")
+
+    def check_stages(self, stages: Sequence[StageConfig], **options: Any) -> None:
+        """Refuses weights that can't be those of a model of these stages.
+
+        Args:
+            stages: Of the model.
+            options: As `configuration.of_stages` takes them.
 
         Raises:
             ValueError: saying what the weights are.
@@ -122,14 +160,29 @@ class Weights(names.NamedWeights):
                 f"{self.path}: this is {describe(self.architecture())}. The model is "
                 f"{describe(asked)}."
             )
-        found = self.shape("stage0.patch_embed.proj.weight")[2]
-        if found != channels:
+        self._check_functions(configuration.of_stages(stages, **options))
+
+    def _check_functions(self, model: configuration.Configs) -> None:
+        """Refuses a model that would compute something else with these weights than their own does."""
+        found = configuration.differences(self.layers, model)
+        if found:
             raise ValueError(
-                f"{self.path}: the weights are for images of {found} channels, the model for "
-                f"{channels}."
+                f"{self.path} has the weights of another model: {'; '.join(found)}. With them, the "
+                "model would compute something else."
             )
-        if classifier and self.classes is None:
-            raise ValueError(f"{self.path} has no classifier. Use include_top=False.")
+
+    def _check_classifier(self, structure: Structure) -> None:
+        """Refuses a classifier that read something else in the file's model than in this one."""
+        config = self.checkpoint.config
+        name = f"{self.prefix}head".rpartition("/")[2]
+        theirs = None if config is None else configuration.read_by_classifier(config, name)
+        ours = configuration.read_by(structure)
+        if None not in (theirs, ours) and theirs != ours:
+            raise ValueError(
+                f"{self.path} has the weights of another model: its classifier reads "
+                f"{' of '.join(theirs)} of the last block, that of {structure.model.name!r} "
+                f"{' of '.join(ours)}. Use include_top=False, or `classes` for a new classifier."
+            )
 
     def check_classes(self, labels: int) -> None:
         """Refuses weights whose classifier would be made anew, where no training follows.
@@ -154,7 +207,9 @@ class Weights(names.NamedWeights):
             ValueError: naming what is missing, left over or of another shape.
             CheckpointError: for damaged data.
         """
-        variables = named_variables(model)
+        structure = structure_of(model)
+        self._check_functions(configuration.of_model(structure))
+        variables = _named_variables(structure)
         if "head.bias" in variables and variables["head.bias"].shape[0] != self.classes:
             logger.warning(
                 "%s is for %s classes: the classifier of %s, for %d, is new and has to be trained.",
@@ -164,6 +219,8 @@ class Weights(names.NamedWeights):
                 variables["head.bias"].shape[0],
             )
             del variables["head.weight"], variables["head.bias"]
+        if "head.weight" in variables:
+            self._check_classifier(structure)
         optional = ("norm.", "head.")
         problems = {
             "missing from the file": [name for name in variables if name not in self],
@@ -210,9 +267,13 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     Raises:
         ValueError: If the model has no CvT or more than one.
     """
+    return _named_variables(structure_of(model))
+
+
+def _named_variables(structure: Structure) -> dict[str, keras.Variable]:
     return {
         names.official(f"{name}/{path}"): variable
-        for name, layer in structure_of(model).parts()
+        for name, layer in structure.parts()
         for path, variable in weights_by_path(layer).items()
     }
 
@@ -238,31 +299,4 @@ def open_weights(source: Published | Path | Weights, channels: int = 3) -> Weigh
         raise ValueError(
             f"The weights {source.names[0]!r} are for images of 3 channels, the model for {channels}."
         )
-    # Imported late: it takes longer than the rest of this package.
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    reasons = []
-    offline = False
-    for file in _FILES:
-        try:
-            path = huggingface_hub.hf_hub_download(
-                source.repo, file, revision=source.revision, local_files_only=offline
-            )
-        except EntryNotFoundError as error:
-            reasons.append(f"{file}: {error}")
-            # Without a network, the client has retried for a while; the cache may have the other.
-            offline = isinstance(error, LocalEntryNotFoundError)
-        except Exception as error:  # whatever the HTTP library below the hub's client raises
-            reasons.append(f"{file}: {error}")
-            break
-        else:
-            return Weights(path, downloaded=True)
-    reasons = "\n  ".join(reasons)
-    raise DownloadError(
-        f"The weights {source.names[0]!r} of {source.model} could not be had from {source.repo} at "
-        f"revision {source.revision} of {huggingface_hub.constants.ENDPOINT}:\n  {reasons}\n"
-        "Without a network, copy the hub's cache from a machine that has it (HF_HOME says where it "
-        "is), or give the path of a checkpoint: weights='FILE'. Where the hub can't be reached, "
-        "HF_ENDPOINT names a mirror. weights=None makes a model with random weights."
-    )
+    return Weights(downloads.download(source), downloaded=True)

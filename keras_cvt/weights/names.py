@@ -19,10 +19,21 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from keras_cvt.checkpoints import Checkpoint
+from keras_cvt.checkpoints import Checkpoint, CheckpointError
 
 # Statistics of torch's BatchNorm that nothing reads where it has a fixed momentum.
 IGNORED_SUFFIX = "num_batches_tracked"
+
+# What counts steps or averages beside the weights: of torch's AveragedModel, and of EMA packages.
+_COUNTERS = ("n_averaged", "num_updates", "initted", "step", "decay")
+
+# The first weight of every CvT, in each convention. What stands before it, in whatever wrapped the
+# model, stands before all of them.
+_FIRST = {
+    "keras": "stage0_patch_embed/proj/0",
+    "official": "stage0.patch_embed.proj.weight",
+    "huggingface": "encoder.stages.0.embedding.convolution_embeddings.projection.weight",
+}
 
 # The variables of each kind of layer, in the order in which Keras numbers them in a file. The kind is
 # told by the layer's own name.
@@ -93,7 +104,31 @@ def huggingface(name: str) -> str:
     return _rewrite(name, _HUGGING_FACE_STARTS, _HUGGING_FACE_PARTS)
 
 
+def _unwrapped(checkpoint: Checkpoint) -> dict[str, str]:
+    """Names without what torch puts between them where it wraps a module, such as `_orig_mod`, which
+    begins with an underscore as no weight of a CvT does; each with the name that it has.
+
+    Raises:
+        CheckpointError: If two names become the same.
+    """
+    unwrapped: dict[str, str] = {}
+    for name in checkpoint:
+        plain = ".".join(part for part in name.split(".") if not part.startswith("_"))
+        if plain in unwrapped:
+            raise CheckpointError(
+                f"{checkpoint.path}: {' and '.join(sorted([unwrapped[plain], name]))} are both {plain}."
+            )
+        unwrapped[plain] = name
+    return unwrapped
+
+
+def _is_or_ends_in(name: str, end: str) -> bool:
+    return name.endswith(end) and name.removesuffix(end)[-1:] in ("", ".", "/")
+
+
 def _from_huggingface(name: str) -> str:
+    if name.startswith("encoder."):  # of a model that Hugging Face saved without its classifier
+        name = f"cvt.{name}"
     starts, parts = (
         [(its, ours) for ours, its in table]
         for table in (_HUGGING_FACE_STARTS, _HUGGING_FACE_PARTS)
@@ -142,30 +177,56 @@ class NamedWeights(Mapping[str, np.ndarray]):
     checkpoint calls them and however it lays them out. Each is read when it is asked for.
 
     Args:
-        checkpoint: as `checkpoints.read` returns it.
+        checkpoint: As `checkpoints.read` returns it.
 
     Attributes:
         convention: "official", "huggingface" or "keras": how the checkpoint names its weights.
+        prefix: What stands before the weights' names in the checkpoint, such as "module."; "" for
+            nothing.
+        ignored: Names of the counters beside the weights, which no CvT has.
+
+    Raises:
+        CheckpointError: If it has several CvTs.
     """
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
-        translate = {
-            "official": lambda name: name,
-            "huggingface": _from_huggingface,
-            "keras": _from_keras_file,
-        }
-        if checkpoint.format == "keras-h5":
-            self.convention = "keras"
-        elif any(name.startswith("cvt.") for name in checkpoint):
-            self.convention = "huggingface"
-        else:
-            self.convention = "official"
-        self._sources = {
-            translate[self.convention](name): name
-            for name in checkpoint
-            if not name.endswith(IGNORED_SUFFIX)
-        }
+        conventions = ("keras",) if checkpoint.format == "keras-h5" else ("official", "huggingface")
+        sources = _unwrapped(checkpoint)
+        found = [
+            (convention, name.removesuffix(_FIRST[convention]))
+            for convention in conventions
+            for name in sources
+            if _is_or_ends_in(name, _FIRST[convention])
+        ]
+        if len(found) > 1:
+            several = " and ".join(
+                repr(prefix) if prefix else "no prefix" for prefix in sorted(p for _, p in found)
+            )
+            raise CheckpointError(
+                f"{checkpoint.path} has the weights of {len(found)} CvTs: under {several}. Save "
+                "the one that is meant alone."
+            )
+        self.convention, self.prefix = found[0] if found else (conventions[0], "")
+        if self.convention == "huggingface" and _is_or_ends_in(self.prefix, "cvt."):
+            self.prefix = self.prefix.removesuffix("cvt.")
+        self.ignored = tuple(name for name in sources.values() if self._is_counter(name))
+        self._sources: dict[str, str] = {}
+        for name, source in sources.items():
+            if source not in self.ignored and not name.endswith(IGNORED_SUFFIX):
+                self._sources[self._official(name)] = source
+
+    def _is_counter(self, name: str) -> bool:
+        last = name.rpartition(".")[2]
+        return last in _COUNTERS and self.checkpoint.info(name).shape in ((), (1,))
+
+    def _official(self, name: str) -> str:
+        if not name.startswith(self.prefix):
+            return name  # of something beside the CvT: left as it is, to be named in an error
+        name = name.removeprefix(self.prefix)
+        if self.convention == "keras":
+            return _from_keras_file(name)
+        return _from_huggingface(name) if self.convention == "huggingface" else name
 
     def _axes(self, name: str, rank: int) -> tuple[int, ...] | None:
         return None if self.convention == "keras" else _keras_axes(name, rank)

@@ -12,6 +12,7 @@ class Hub(http.server.ThreadingHTTPServer):
     Attributes:
         url: for HF_ENDPOINT.
         requests: [(method, path, Range header)] of files, as they came.
+        commits: {repo: what its branches stand for}, which may be changed.
         cut: if set, the next body is cut off after so many bytes.
     """
 
@@ -19,6 +20,7 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
         self.requests = []
+        self.commits = {repo: hashlib.sha1(repo.encode()).hexdigest() for repo, *_ in files}
         self.cut = None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -55,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             known = repo in repos
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("X-Repo-Commit", _commit(repo))
+            self.send_header("X-Repo-Commit", hub.commits.get(repo, "0" * 40))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -65,7 +67,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         part = data[start:]
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", revision if len(revision) == 40 else _commit(repo))
+        self.send_header("X-Repo-Commit", revision if len(revision) == 40 else hub.commits[repo])
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Date", formatdate(usegmt=True))
         if start:
@@ -78,7 +80,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             part, hub.cut = part[: hub.cut], None
             self.close_connection = True
         self.wfile.write(part)
-
-
-def _commit(repo):
-    return hashlib.sha1(repo.encode()).hexdigest()

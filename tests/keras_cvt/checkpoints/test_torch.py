@@ -139,16 +139,36 @@ def test_torch_one_state_under_two_keys(path):
     state = {"w": tensor(array)}
     assert_same(read(torch_save(path, {"model": state, "state_dict": state})), {"w": array})
     two = {"model": {"w": tensor(array)}, "state_dict": {"w": tensor(array)}}
-    with pytest.raises(CheckpointError, match="several state dicts.*model, state_dict"):
+    with pytest.raises(CheckpointError, match="several state dicts: model and state_dict"):
         read(torch_save(path, two))
 
 
-def test_torch_module_prefix(path):
-    a, b = values(2), values(3)
-    torch_save(path, {"module.a": tensor(a), "module.module.b": tensor(b)})
-    assert_same(read(path), {"a": a, "module.b": b})
-    torch_save(path, {"module.a": tensor(a), "b": tensor(b)})
-    assert_same(read(path), {"module.a": a, "b": b})
+def test_torch_names_stay_as_they_are(path):
+    # Of a prefix such as "module.", whoever knows the names of a CvT takes care.
+    state = {"module.a": values(2), "module.module.b": values(3)}
+    assert_same(read(torch_save(path, {k: tensor(v) for k, v in state.items()})), state)
+
+
+def test_torch_state_under_any_key(path):
+    array = values(2)
+    state = {"a.w": tensor(array)}
+    beside = {
+        "best_accuracy": tensor(np.array(0.8)),
+        "optimizer": {"state": {0: {"exp_avg": tensor(array)}, "x": {"exp_avg": tensor(array)}}},
+        "epoch": 3,
+    }
+    for wrapped in ({"net": state}, {"module": {"student": {"weights": state}}}):
+        assert_same(read(torch_save(path, {**wrapped, **beside})), {"a.w": array})
+    ema = {"a.w": tensor(array)}
+    for value, message in (
+        (
+            {"state_dict": state, "state_dict_ema": ema},
+            "state_dict and state_dict_ema; save the one",
+        ),
+        ({**state, "deep": {"ema": ema}}, "the outermost and deep > ema; save the one"),
+    ):
+        with pytest.raises(CheckpointError, match=f"several state dicts: {message}"):
+            read(torch_save(path, {**value, **beside}))
 
 
 def test_torch_values_that_are_not_tensors_are_left_out(path):
@@ -184,7 +204,7 @@ def test_torch_without_checksums(path):
         (tensor(np.zeros(2)), "holds a tensor"),
         ([tensor(np.zeros(2))], "holds a list"),
         ({}, "no tensors"),
-        ({"epoch": 3, "weights": {"w": tensor(np.zeros(2))}}, "no tensors.*epoch, weights"),
+        ({"epoch": 3, "weights": [tensor(np.zeros(2))]}, "no tensors.*epoch, weights"),
         ({"w": tensor(np.zeros(2)), 3: tensor(np.zeros(2))}, "not a string"),
         ({"w": tensor(np.zeros(2), extra=({"conj": True},))}, "conjugated"),
     ],
@@ -301,7 +321,8 @@ def test_real_torch_save(torch, path, protocol, checksums):
     noted = torch.nn.Parameter(torch.ones(2))
     noted.note = "kept beside it"
     state["noted"] = noted
-    value = {"epoch": 3, "model": {f"module.{k}": v for k, v in state.items()}, "lr": 0.1}
+    state = {f"module.{name}": value for name, value in state.items()}
+    value = {"epoch": 3, "model": state, "lr": 0.1}
     torch.serialization.set_crc32_options(checksums)
     try:
         torch.save(value, path, pickle_protocol=protocol)

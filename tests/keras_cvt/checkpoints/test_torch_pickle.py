@@ -237,7 +237,7 @@ GREEDY = {
     "nested dicts": ((b"}" + text("model")) * 24_000 + W + b"s" * 24_000 + b".", "no tensors"),
     "own parent": (b"}q\x01" + text("model") + b"h\x01s.", "no tensors"),
     "own parents": (
-        b"}q\x01" + b"".join(text(k) + b"h\x01s" for k in torch_pickle._WRAPPERS) + b".",
+        b"}q\x01" + b"".join(text(k) + b"h\x01s" for k in ("model", "state_dict")) + b".",
         "no tensors",
     ),
     "laughing key": (W + laughs(60, b"\x86") + b"Ns.", "read"),

@@ -1,26 +1,18 @@
-"""Published weights, names, and what loading refuses (keras_cvt/weights)."""
+"""Names of weights, and what loading refuses (keras_cvt/weights)."""
 
 from __future__ import annotations
 
-import io
 import logging
-import os
-import subprocess
-import sys
-import textwrap
-import zipfile
 
 import keras
 import numpy as np
 import pytest
 import reference_models
 from backend import numpy
-from hub import Hub
 from weights_cases import FILES, TINY, tiny
 
 import keras_cvt
 from keras_cvt import checkpoints, weights
-from keras_cvt.architecture import VARIANTS
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.weights import names
 
@@ -202,184 +194,3 @@ def test_table():
         assert row.repo in text and str(row.top1) in text
         assert row.revision == "main" or len(row.revision) == 40
         assert (row.crop is None) == (row.image_size == 384)
-
-
-@pytest.fixture
-def small_variants(monkeypatch):
-    """Stands in for the official configurations, which would be 80 MB to 1.1 GB each."""
-    for variant in VARIANTS:
-        monkeypatch.setitem(VARIANTS, variant, tuple(TINY))
-
-
-@pytest.fixture
-def hub_files(saved):
-    """All published repositories: one has safetensors, the others torch's format."""
-    files = {}
-    for row in weights.PUBLISHED:
-        if row.repo == "microsoft/cvt-13":
-            files[row.repo, row.revision, "model.safetensors"] = (
-                saved / "huggingface.safetensors"
-            ).read_bytes()
-        else:
-            files[row.repo, row.revision, "pytorch_model.bin"] = torch_file(saved)
-    return files
-
-
-def torch_file(saved):
-    """Hugging Face's names in torch's format: the reference's archive with its pickle renamed."""
-    source = zipfile.ZipFile(saved / "official.pth")
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for member in source.infolist():
-            data = source.read(member)
-            if member.filename.endswith("data.pkl"):
-                data = _renamed(data)
-            archive.writestr(member.filename, data)
-    return target.getvalue()
-
-
-def _renamed(pickle):
-    """The pickle with its keys, which are short unicode strings, under Hugging Face's names."""
-    for name in sorted(reference_models.state_dict("tiny"), key=len, reverse=True):
-        new = names.huggingface(name)
-        old_bytes = b"X" + len(name).to_bytes(4, "little") + name.encode()
-        assert old_bytes in pickle
-        pickle = pickle.replace(old_bytes, b"X" + len(new).to_bytes(4, "little") + new.encode())
-    return pickle
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A fresh HF_HOME. huggingface_hub reads its environment once, when it is imported."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    return tmp_path / "hub"
-
-
-def use_hub(monkeypatch, hub):
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.url + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-
-
-def logits_of(model_name, name):
-    model = getattr(keras_cvt, model_name)(
-        weights=name, classes=10, classifier_activation=None, input_shape=(None, None, 3)
-    )
-    return numpy(model(reference_models.images("odd")))
-
-
-def test_every_published_name_loads(hub_files, small_variants, cache, monkeypatch):
-    official = reference_models.outputs("tiny")["odd_logits"]
-    with Hub(hub_files) as hub:
-        use_hub(monkeypatch, hub)
-        for row in weights.PUBLISHED:
-            for name in row.names:
-                assert np.abs(logits_of(row.model, name) - official).max() < 1e-4
-        # Safetensors where there are any, at the pinned revision; and nothing twice.
-        got = [path for method, path, _ in hub.requests if method == "GET"]
-        assert len(got) == len(set(got)) == len(weights.PUBLISHED)
-        assert f"/microsoft/cvt-13/resolve/{weights.PUBLISHED[0].revision}/model.safetensors" in got
-
-
-def test_offline_after_a_download(hub_files, small_variants, cache, monkeypatch):
-    import huggingface_hub.constants as constants
-
-    with Hub(hub_files) as hub:
-        use_hub(monkeypatch, hub)
-        first = logits_of("CvT13", "imagenet"), logits_of("CvT21", "imagenet")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    again = logits_of("CvT13", "imagenet"), logits_of("CvT21", "imagenet")
-    np.testing.assert_array_equal(first, again)
-    with pytest.raises(weights.DownloadError, match="weights='FILE'"):
-        logits_of("CvT13", "imagenet-384")
-
-
-def test_a_cut_connection_resumes(hub_files, small_variants, cache, monkeypatch):
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
-    with Hub(hub_files) as hub:
-        use_hub(monkeypatch, hub)
-        hub.cut = 200_000
-        logits = logits_of("CvT13", "imagenet")
-        ranges = [r for method, _, r in hub.requests if method == "GET"]
-    assert len(ranges) == 2 and ranges[1] == "bytes=200000-"
-    assert np.abs(logits - reference_models.outputs("tiny")["odd_logits"]).max() < 1e-4
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "page"])
-def test_a_damaged_file_is_refused_and_removed(
-    hub_files, small_variants, cache, monkeypatch, damage
-):
-    key = next(k for k in hub_files if k[0] == "microsoft/cvt-21")
-    good = hub_files[key]
-    flipped = bytearray(good)
-    flipped[len(good) // 2] ^= 1
-    hub_files[key] = {
-        "truncated": good[: len(good) // 2],
-        "flipped": bytes(flipped),
-        "page": b"<!DOCTYPE html><html>maintenance</html>",
-    }[damage]
-    with Hub(hub_files) as hub:
-        use_hub(monkeypatch, hub)
-        with pytest.raises(CheckpointError, match="damaged and has been deleted; try again"):
-            logits_of("CvT21", "imagenet")
-        assert not [p for p in cache.glob("models--*/blobs/*") if p.stat().st_size]
-        assert not [p for p in cache.glob("models--*/snapshots/*/*")]
-        hub_files[key] = good
-        logits = logits_of("CvT21", "imagenet")
-    assert np.abs(logits - reference_models.outputs("tiny")["odd_logits"]).max() < 1e-4
-
-
-def test_what_the_hub_does_not_have(hub_files, small_variants, cache, monkeypatch):
-    with Hub({}) as hub:
-        use_hub(monkeypatch, hub)
-        with pytest.raises(weights.DownloadError) as caught:
-            logits_of("CvT13", "imagenet")
-    text = str(caught.value)
-    for part in ("microsoft/cvt-13", "model.safetensors", "HF_ENDPOINT", "weights=None", hub.url):
-        assert part in text, part
-
-
-def test_no_network_and_the_environment(saved, hub_files, tmp_path):
-    """In a process of its own, with nothing but environment variables."""
-    program = textwrap.dedent(
-        """
-        import sys, keras_cvt
-        from keras_cvt.architecture import VARIANTS
-        sys.path.insert(0, sys.argv[1])
-        import reference_models
-        VARIANTS["CvT13"] = tuple(reference_models.stages("tiny"))
-        try:
-            keras_cvt.CvT13(classes=10)
-        except keras_cvt.weights.DownloadError as error:
-            print("refused:", error)
-        else:
-            print("loaded")
-        """
-    )
-
-    def run(**environment):
-        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), **environment}
-        result = subprocess.run(
-            [sys.executable, "-c", program, os.path.dirname(reference_models.__file__)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return result.stdout
-
-    assert "refused" in run(HF_HUB_OFFLINE="1")
-    with Hub(hub_files) as hub:
-        assert run(HF_ENDPOINT=hub.url).strip() == "loaded"
-    assert (tmp_path / "home" / "hub" / "models--microsoft--cvt-13").is_dir()
-    assert run(HF_HUB_OFFLINE="1").strip() == "loaded"
