@@ -217,3 +217,22 @@ def check_new_file(path: Path, suffixes: Sequence[str]) -> None:
     check_folder(path)
     check_suffix(path, suffixes)
     check_new(path)
+
+
+# ---- files that are named by arguments
+
+
+def read_labels(path: str | os.PathLike[str] | None) -> list[str] | None:
+    """The names in a file, one on each line; None for no file.
+
+    Raises:
+        ValueError: If it is not text in UTF-8.
+        OSError: If it can't be read.
+    """
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+    return [line.strip() for line in lines]

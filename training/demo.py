@@ -12,6 +12,7 @@ Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -73,20 +74,32 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     startup.quiet_tensorflow()
     import numpy as np
 
+    import keras_cvt
     from keras_cvt import export
     from keras_cvt._model_files import load_model
     from training import data
+    from training.data.classes import for_model
 
-    images = data.load(config)
-    held_out, labels = data.evaluation_arrays(config, images)
     try:
         model = load_model(run.model)
     except (ValueError, OSError) as error:
         raise ConfigError(one_line(error)) from None
+    images = data.load(config)
+    source = config.data.validation_source or config.data.source
+    validation = for_model(
+        images.validation,
+        keras_cvt.class_names(model),
+        model.output_shape[-1],
+        source,
+        str(run.model),
+        "Train it anew, in another --run-dir.",
+    )
+    images, class_names = dataclasses.replace(images, validation=validation), validation.class_names
+    held_out, labels = data.evaluation_arrays(config, images)
     with replacing(run_dir / "saved_model") as temporary:
         # The digits are normalized to -1 to 1, and have no margin to crop.
         export.to_saved_model(
-            model, temporary, labels=images.class_names, crop=None, mean=[0.5], std=[0.5]
+            model, temporary, labels=class_names, crop=None, mean=[0.5], std=[0.5]
         )
     saved_model = run_dir / "saved_model" / "1"
 
@@ -105,12 +118,12 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     shown = range(min(count, len(answers)))
     rows = [("image", "label", "answer", "probability", "")]
     for i in shown:
-        label, answer = (images.class_names[k] for k in (labels[i], predicted[i]))
+        label, answer = (class_names[k] for k in (labels[i], predicted[i]))
         mark = "" if label == answer else "wrong"
         rows.append((str(i), label, answer, f"{answers[i].max():.1%}", mark))
     print("", *aligned(rows, right=range(4)), sep="\n")
     picture = run_dir / "predictions.png"
-    draw(held_out, labels, images.class_names, answers, shown, picture)
+    draw(held_out, labels, class_names, answers, shown, picture)
     print(f"\n{saved_model}  the exported model\n{picture}  these images")
 
 

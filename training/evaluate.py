@@ -16,6 +16,8 @@ Sources are those of `training.data.sources`. Among them, for models of ImageNet
     tfds:imagenet_v2         ImageNet-V2, matched frequency (Recht et al. 2019)
     folder:PATH              class folders, named by synsets or 0 to 999; of synsets, some do too
 
+The labels are matched by the classes' names, which models and published weights have: docs/classes.md.
+
 An image counts exactly once, on any number of devices, unless it has no label or can't be read. The
 loss is the cross-entropy; of several labels, each has an equal share.
 
@@ -33,8 +35,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_cvt._commands import WRONG_USE, Parser, command, crop
+from keras_cvt._commands import WRONG_USE, Parser, command, crop, read_labels
 from keras_cvt._files import check_file, write_text
+from keras_cvt._messages import one_line
 from training import startup
 from training.config import ORIENTATIONS, PRECISIONS, ConfigError
 from training.evaluation.report import summary
@@ -74,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data", metavar="SOURCE", help="see training.data.sources; default: the run's"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the model's classes, one on each line; default: those in the model",
     )
     parser.add_argument("--split", help="such as validation[:10%%]; default: the usual one")
     parser.add_argument("--data-dir", metavar="DIR", help="of prepared tfds data sets")
@@ -136,8 +145,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    asked = {key: value for key, value in vars(options).items() if key not in ("data", "output")}
-    return Settings(source=options.data, **asked)
+    others = ("data", "labels", "output")
+    asked = {key: value for key, value in vars(options).items() if key not in others}
+    try:
+        labels = read_labels(options.labels)
+    except (ValueError, OSError) as error:
+        raise ConfigError(one_line(error)) from None
+    return Settings(source=options.data, labels=labels, **asked)
 
 
 if __name__ == "__main__":

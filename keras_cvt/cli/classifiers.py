@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_cvt import _commands
@@ -66,22 +65,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_labels(path: str | None) -> list[str] | None:
-    """The names in a file, one on each line; None for no file.
-
-    Raises:
-        ValueError: If it is not text in UTF-8.
-        OSError: If it can't be read.
-    """
-    if path is None:
-        return None
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
-    return [line.strip() for line in lines]
-
-
 def open_model(
     arguments: argparse.Namespace, labels: list[str] | None
 ) -> tuple[keras.Model, tuple[int, int] | None, float | str | None]:
@@ -89,7 +72,7 @@ def open_model(
 
     Args:
         arguments: With the options of `add_model_options`.
-        labels: What `read_labels` returned: a variant has as many classes.
+        labels: What `_commands.read_labels` returned: a variant has as many classes.
 
     Returns:
         The model; the image size that was asked for, or else that of the weights, or None for a
@@ -131,7 +114,7 @@ def open_classifier(arguments: argparse.Namespace) -> Classifier:
         ValueError: If it is no classifier of RGB images with as many classes as there are labels.
         OSError: If it can't be read, or downloaded.
     """
-    given = read_labels(arguments.labels)
+    given = _commands.read_labels(arguments.labels)
     if given is not None and arguments.top is not None:
         _check_top(arguments.top, len(given))  # before weights are fetched
     model, image_size, crop = open_model(arguments, given)
@@ -153,7 +136,7 @@ def name_classes(name: str, model: keras.Model, labels: list[str] | None) -> lis
     Args:
         name: The model's name in messages.
         model: A classifier.
-        labels: What `read_labels` returned; None for the model's own names.
+        labels: What `_commands.read_labels` returned; None for the model's own names.
 
     Raises:
         ValueError: If the model is no classifier of as many classes, or there are no names.

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     # What can be known before the model is there: it may be a download of a gigabyte.
     export.check(arguments.format, arguments.output, **options)
-    labels = classifiers.read_labels(arguments.labels)
+    labels = _commands.read_labels(arguments.labels)
     model, image_size, crop = classifiers.open_model(arguments, labels)
     classifiers.name_classes(arguments.model, model, labels)
     crop = arguments.crop or crop

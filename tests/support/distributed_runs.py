@@ -168,6 +168,10 @@ def main(what: str, folder: Path) -> None:
             "chief": distribute.is_chief(strategy),
             "described": distribute.describe(strategy),
             "agreed": distribute.agree(strategy, 7 if distribute.is_chief(strategy) else 8),
+            "alike": [
+                distribute.all_have(strategy, number)
+                for number in (2**60 - 1, 7 if distribute.is_chief(strategy) else 8)
+            ],
         }
         number = strategy.cluster_resolver.task_id
         np.savez(folder / f"worker{number}.npz", **run("all", strategy))

@@ -84,6 +84,8 @@ def test_what_shows_only_later_is_still_said_before_anything_is_written(fields, 
 def test_a_run_leaves_all_its_files_and_none_besides(finished_run):
     assert {path.name for path in finished_run.iterdir()} == {
         "config.json",
+        "labels.txt",
+        "images.txt.gz",
         "checkpoints",
         "tensorboard",
         "history.csv",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import tensorflow as tf
 
-from training.config import Config, ConfigError
+from keras_cvt._validation import check_class_names
+from training.config import Config, ConfigError, DataConfig
 from training.data import sources
-
-IMAGENET_CLASSES = 1000
+from training.data.classes import with_labels_of
 
 Dataset = tf.data.Dataset
 
@@ -23,13 +24,18 @@ class RunData:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """For each label."""
+        """For each label, for people."""
         return self.train.class_names
 
     @property
     def left_out(self) -> list[str]:
         """Which files beside the images are passed over, and why: lines, all different."""
         return [*dict.fromkeys(s.left_out for s in (self.train, self.validation) if s.left_out)]
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """For each label the name that no other class has."""
+        return self.train.class_ids
 
     @property
     def channels(self) -> int:
@@ -57,14 +63,9 @@ def load(config: Config) -> RunData:
     train = sources.load(asked.source, "train", asked.train_split, asked.data_dir)
     validated_with = asked.validation_source or asked.source
     validation = sources.load(validated_with, "validation", asked.validation_split, asked.data_dir)
-    counts = [len(source.class_names) for source in (train, validation)]
-    # ImageNet's classes may be named by synsets or by words; their order is the same.
-    if train.class_names != validation.class_names and set(counts) != {IMAGENET_CLASSES}:
-        different = sorted({*train.class_names} ^ {*validation.class_names})[:3]
-        raise ConfigError(
-            f"{validated_with} must have the classes of {asked.source}, in the same order. Received "
-            f"{counts[1]} classes and {counts[0]}. Only in one: {', '.join(different) or 'none'}."
-        )
+    _check_names(asked.source, train)
+    _check_apart(asked, train, validation)
+    validation = with_labels_of(validation, train.class_ids, validated_with, asked.source)
     if train.channels != validation.channels:
         raise ConfigError(
             f"The images of {validated_with} must have as many channels as those of {asked.source}. "
@@ -76,6 +77,44 @@ def load(config: Config) -> RunData:
             f"{config.augmentation.augmenter!r}."
         )
     return RunData(train, validation)
+
+
+def _check_names(name: str, source: sources.Source) -> None:
+    """Refuses classes whose names could not be kept in a model."""
+    try:
+        check_class_names(source.class_ids)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _check_apart(asked: DataConfig, train: sources.Source, validation: sources.Source) -> None:
+    """Refuses a validation with images that are also trained on."""
+    if train.contents is None or validation.contents is None:
+        return
+    shared = train.contents.shared_with(validation.contents)
+    if not shared:
+        return
+    advice = "Choose other images for one of them."
+    if asked.validation_source in (None, asked.source):
+        train_split, validation_split = _apart(train.split, validation.split)
+        advice = f"Apart are train_split={train_split} and validation_split={validation_split}."
+    raise ConfigError(
+        f"{shared:,} of the {validation.count:,} validation images are also trained on: the splits are "
+        f"{train.split} and {validation.split}. {advice}"
+    )
+
+
+def _apart(train: str, validation: str) -> tuple[str, str]:
+    """Splits of one source that have no image in common, as near as can be to two that have some."""
+    if rest := sources.rest_of(validation):
+        return rest, validation
+    if rest := sources.rest_of(train):
+        return train, rest
+    parts = validation.split("+")
+    if others := [part for part in train.split("+") if part not in parts and part != "all"]:
+        return "+".join(others), validation
+    part = re.match(r"\w*", validation)[0].replace("all", "train")
+    return f"{part}[:90%]", f"{part}[90%:]"
 
 
 def steps_per_epoch(config: Config, data: RunData) -> int:

@@ -17,12 +17,13 @@ replica has its own statistics of BatchNormalization, and all replicas draw the 
 """
 
 from training.distribute.batches import distributed
-from training.distribute.cluster import agree, is_chief
+from training.distribute.cluster import agree, all_have, is_chief
 from training.distribute.replicas import prepare, reseed, seed_generators
 from training.distribute.strategy import check_batch, choose, describe, policy
 
 __all__ = [
     "agree",
+    "all_have",
     "check_batch",
     "choose",
     "describe",

@@ -84,13 +84,24 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def agree(strategy: tf.distribute.Strategy, number: int) -> int:
     """The chief's number, for all workers."""
+    return _sum(strategy, number, of_chief=True)
+
+
+def all_have(strategy: tf.distribute.Strategy, number: int) -> bool:
+    """Whether all workers have the chief's number; the answer is the same on all of them."""
+    return _sum(strategy, int(agree(strategy, number) != number)) == 0
+
+
+def _sum(strategy: tf.distribute.Strategy, number: int, of_chief: bool = False) -> int:
+    """The sum of all replicas' numbers, or that of the first one's alone, on all workers."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return number
 
-    def first() -> tf.Tensor:
+    def add_up() -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         is_first = tf.equal(replica.replica_id_in_sync_group, 0)
-        mine = tf.where(is_first, tf.constant(number, tf.int64), 0)
+        counts = is_first if of_chief else tf.constant(True)
+        mine = tf.where(counts, tf.constant(number, tf.int64), 0)
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
-    return int(strategy.experimental_local_results(strategy.run(tf.function(first)))[0])
+    return int(strategy.experimental_local_results(strategy.run(tf.function(add_up)))[0])

@@ -19,6 +19,8 @@ import keras_cvt
 from keras_cvt._files import replacing, write_text
 from training import data, distribute, optim
 from training.config import Config, ConfigError
+from training.data.classes import sorted_as_text_only
+from training.engine import contents
 from training.engine.callbacks import Diverged, Recorder, Stopped
 from training.engine.devices import policy_for
 from training.engine.errors import RunError, WorkerLost
@@ -84,12 +86,17 @@ class TrainingRun:
         self.progress = Progress()
         self._damaged = data.Damaged(config.data.max_damaged, self.progress.damaged)
         self._images = data.load(config)
+        self.progress.contents = contents.describe(self._images)
         self._steps_per_epoch = data.steps_per_epoch(config, self._images)
         self.total_steps = data.total_steps(config, self._images)
 
     def begin(self, resume: Sequence[RunCheckpoints]) -> None:
         """Makes the model and its state: those of the last checkpoint, if there is one."""
-        last = find_checkpoint(self._strategy, [self._checkpoints, *resume])
+        self._check_workers()
+        places = [self._checkpoints, *resume]
+        last = find_checkpoint(self._strategy, places)
+        if last is not None:
+            self._check_contents(last, places)
         # The weights that a run begins with are needed at its beginning only, and may be gone by now.
         self._trainer = self._make_trainer(with_weights=last is None)
         self._say(self._config.table())
@@ -103,6 +110,49 @@ class TrainingRun:
         self._state = State(self._trainer, self.progress)
         self._means = {} if last is None else self._go_back(last)
         self._validation = self._validation_batches()
+
+    def _check_workers(self) -> None:
+        """Refuses workers that see different images.
+
+        Raises:
+            ConfigError: On all workers.
+        """
+        # As many bits as a number has that can be added up.
+        digest = contents.digest(self.progress.contents)[:15]
+        if not distribute.all_have(self._strategy, int(digest, 16)):
+            counts = f"{self._images.train.count:,} and {self._images.validation.count:,}"
+            raise ConfigError(
+                "All workers must see the same classes and images, in the same order, and some see "
+                f"others. Received on this worker: {counts} training and validation images, digest "
+                f"{digest}."
+            )
+
+    def _check_contents(self, last: RunCheckpoint, places: Sequence[RunCheckpoints]) -> None:
+        """Refuses a checkpoint of a run with other classes or images.
+
+        Raises:
+            ConfigError: Naming the difference.
+        """
+        before, now = last.state.get("contents"), self.progress.contents
+        if before is None:
+            if sorted_as_text_only(now["classes"]):
+                raise ConfigError(
+                    f"The checkpoint of step {last.step} can't be used: it was made when class folders "
+                    "of numbers were sorted as numbers (2 before 10), and they are sorted as text now "
+                    "(10 before 2): the labels would be swapped. Begin a new run, in another --run-dir."
+                )
+            self._say(
+                f"The checkpoint of step {last.step} does not say which classes and images its run "
+                "has, as checkpoints do now: they are taken to be the same."
+            )
+            return
+        lists = [RunFolder(place.folder.parent).images for place in places]
+        if differences := contents.differences(before, now, self._images, lists):
+            raise ConfigError(
+                f"The checkpoint of step {last.step} can't be used: its run has other classes or "
+                f"images. {'; '.join(differences)}. Make them as they were, or begin a new run in "
+                "another --run-dir."
+            )
 
     def train(self) -> None:
         """Trains until the end, or the step at which the run is to stop."""
@@ -149,6 +199,7 @@ class TrainingRun:
                 self._config.replace(weights=None), self._images, activation="softmax"
             )
             model.set_weights(weights)
+            model = keras_cvt.with_class_names(model, self._images.class_ids)
             with replacing(folder.model) as temporary:
                 model.save(temporary)
             curves.save(self.progress.epochs, folder.curves)
@@ -214,6 +265,8 @@ class TrainingRun:
         if self._chief:  # now that nothing is wrong with it
             asked = json.dumps(self._config.to_dict(), indent=2) + "\n"
             write_text(self._folder.config, asked)
+            write_text(self._folder.labels, "".join(f"{c}\n" for c in self._images.class_ids))
+            contents.write(self._images, self._folder.images)
         with contextlib.closing(recorder):
             self._trainer.fit(
                 batches,

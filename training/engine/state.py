@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -22,6 +24,7 @@ class Progress:
             and `seconds` with evaluation.
         seconds: Spent on training in the epoch that is not finished.
         damaged: The images that the chief could not read, by name; the values mean nothing.
+        contents: The run's classes and images, as `training.engine.contents.describe` tells them.
     """
 
     def __init__(self):
@@ -30,6 +33,7 @@ class Progress:
         self.epochs: list[dict[str, float]] = []
         self.seconds = 0.0
         self.damaged: dict[str, None] = {}
+        self.contents: dict[str, Any] = {}
 
 
 class State:
@@ -78,6 +82,12 @@ class State:
         if arrays.keys() != self._variables.keys():
             odd = sorted(arrays.keys() ^ self._variables.keys())
             raise ValueError(f"it has other states than this run, such as {odd[0]!r}")
+        for name, variable in self._variables.items():
+            if arrays[name].shape != tuple(variable.shape):
+                raise ValueError(
+                    f"it has {name!r} in the shape {arrays[name].shape}, and this run in "
+                    f"{tuple(variable.shape)}"
+                )
         for name, variable in self._variables.items():
             variable.assign(arrays[name])
         progress = dict(checkpoint.state)

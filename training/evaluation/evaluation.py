@@ -43,7 +43,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     run = RunFolder(folder).read_finished()[0].data if folder.is_dir() else None
     strategy = distribute.choose(_devices(settings.strategy))
     distribute.check_batch(strategy, settings.batch_size)
-    subject = find_subject(settings.model, settings.weights, strategy)
+    subject = find_subject(settings.model, settings.weights, strategy, settings.labels)
     asked = settings.images(subject.image_size, run)
     images = sources.load(asked.source, "evaluation", asked.validation_split, asked.data_dir)
     if images.left_out:
@@ -63,6 +63,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         **_of_model(subject, ready),
         "data": asked.source,
         "split": images.split,
+        "classes_matched_by": "position" if subject.class_names is None else "name",
         **figures,
         "paper_top1": paper,
         "image_size": asked.image_size,

@@ -19,6 +19,10 @@ def summary(report: dict[str, Any]) -> str:
         f"top-1 {report['top1']:.2%}{paper}, top-5 {report['top5']:.2%}, loss {loss}",
         f"{report['seconds']:.0f} s",
     ]
+    if report["classes_matched_by"] == "position":
+        lines.insert(
+            2, "The model has no class names: its outputs are taken in the order of the classes"
+        )
     if report["images_per_second"] is not None:
         lines[-1] += f", {report['images_per_second']:.0f} images/s"
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from keras_cvt import architecture
 from keras_cvt.images.preprocessing import size_and_crop
@@ -23,6 +24,7 @@ class Settings(Section):
         model: A published variant such as "cvt13", a .keras file, or the folder of a finished run.
         weights: Of a published variant: a published name or a checkpoint; None: "imagenet".
         source: The images, see `training.data.sources`; None: those that the run was validated on.
+        labels: Names of the model's classes, in the order of its outputs; None: those in the model.
         split: Name of a part of the source, such as "validation[:10%]"; None: the usual one.
         data_dir: Folder of the prepared TFDS data sets; None: TFDS's own.
         image_size: Height and width in pixels; None: what the model is for.
@@ -40,6 +42,7 @@ class Settings(Section):
     model: str
     weights: str | None = None
     source: str | None = None
+    labels: Sequence[str] | None = None
     split: str | None = None
     data_dir: str | None = None
     image_size: int | None = setting(None, AT_LEAST_1)

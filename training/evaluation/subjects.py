@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from keras_cvt import architecture, models, structure
+from keras_cvt import architecture, imagenet, models, structure
 from keras_cvt import weights as weights_lib
 from keras_cvt._messages import one_line
 from keras_cvt._model_files import load_model
+from keras_cvt._validation import check_class_names
+from keras_cvt.classes import class_names
 from keras_cvt.weights import Published
 from training import distribute
 from training.config import ConfigError
 from training.evaluation import graph
 from training.evaluation.settings import VARIANTS
 from training.runs.folder import RunFolder
-
-IMAGENET_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +52,14 @@ class PublishedModel:
         weights: Published ones, or a checkpoint of this variant.
         classes: Number of its outputs.
         image_size: What the weights are for, in pixels.
+        class_names: Of its outputs; None where they are not known.
     """
 
     name: str
     weights: Published | Path
     classes: int
     image_size: int
+    class_names: tuple[str, ...] | None = None
 
     def build(self, image_size: int, channels: int, precision: str) -> Ready:
         """The model for square images, with its weights; to be called in a strategy's scope.
@@ -93,11 +95,13 @@ class ModelFile:
         name: The file or folder, as it was given.
         weights: The file.
         model: What is in it.
+        class_names: Of its outputs; None where they are not known.
     """
 
     name: str
     weights: Path
     model: keras.Model
+    class_names: tuple[str, ...] | None = None
 
     @property
     def classes(self) -> int:
@@ -139,28 +143,46 @@ Subject = PublishedModel | ModelFile
 
 
 def find_subject(
-    model: str, weights: str | None = None, strategy: tf.distribute.Strategy | None = None
+    model: str,
+    weights: str | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Subject:
     """Finds the model that the command names. Published weights are not downloaded yet.
 
     Args:
         model, weights: As in `training.evaluation.settings.Settings`.
         strategy: In whose scope a file is loaded.
+        labels: Names of the classes, which go before the model's own.
 
     Raises:
-        ConfigError: If there are no such weights, or the file has no classifier.
+        ConfigError: If there are no such weights, the file has no classifier, or the labels are not
+            those of its outputs.
     """
     if model in VARIANTS:
-        return _published(VARIANTS[model], weights)
-    file = Path(model)
-    return _model_file(model, RunFolder(file).model if file.is_dir() else file, strategy)
+        subject = _published(VARIANTS[model], weights)
+    else:
+        file = Path(model)
+        file = RunFolder(file).model if file.is_dir() else file
+        subject = _model_file(model, file, strategy)
+    if labels is None:
+        return subject
+    with _as_config_error():
+        names = check_class_names(labels)
+    if len(names) != subject.classes:
+        raise ConfigError(
+            f"--labels must name each of the {subject.classes} classes of {model}. Received "
+            f"{len(names)} labels."
+        )
+    return dataclasses.replace(subject, class_names=names)
 
 
 def _published(variant: str, weights: str | None) -> PublishedModel:
     with _as_config_error():
         found = weights_lib.find(weights or "imagenet", variant)
         if isinstance(found, Published):
-            return PublishedModel(variant, found, IMAGENET_CLASSES, found.image_size)
+            synsets = imagenet.synsets()
+            return PublishedModel(variant, found, len(synsets), found.image_size, synsets)
         classes = weights_lib.open_weights(found).classes
     if classes is None:
         raise ConfigError(f"{weights} has no classifier.")
@@ -175,7 +197,7 @@ def _model_file(name: str, file: Path, strategy: tf.distribute.Strategy | None) 
     shapes = [tensor.shape for tensor in (*model.inputs, *model.outputs)]
     if list(map(len, shapes)) != [4, 2]:  # images, classes
         raise ConfigError(f"{file} has no classifier.")
-    return ModelFile(name, file, model)
+    return ModelFile(name, file, model, class_names(model))
 
 
 @contextlib.contextmanager

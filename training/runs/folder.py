@@ -25,6 +25,8 @@ class RunFolder:
     Attributes:
         path: The folder.
         config: Path of the JSON file of what was asked.
+        labels: Path of the text file with the names of the classes, one on each line in label order.
+        images: Path of the compressed text file with the names of the images.
         checkpoints: Path of the folder of checkpoints.
         tensorboard: Path of the folder of TensorBoard's curves.
         history: Path of the CSV file of the epochs.
@@ -36,6 +38,8 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.labels = path / "labels.txt"
+        self.images = path / "images.txt.gz"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.history = path / "history.csv"

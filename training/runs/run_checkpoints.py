@@ -85,10 +85,13 @@ class RunCheckpoints:
         folder: made when the first checkpoint is.
         keep: how many of the latest are kept, at least 1.
         warn: is told of each damaged checkpoint that `latest` passes over.
+
+    Attributes:
+        folder: That folder.
     """
 
     def __init__(self, folder: Path, keep: int, warn: Callable[[str], None] = print_warning):
-        self._folder = folder
+        self.folder = folder
         self._keep = keep
         self._warn = warn
 
@@ -108,16 +111,16 @@ class RunCheckpoints:
         size = len(_header(checkpoint.arrays)) + sum(a.nbytes for a in checkpoint.arrays.values())
         needed = size + len(json.dumps(record)) + (1 << 20)  # and some for the folder
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
-            if shutil.disk_usage(self._folder).free < needed:
+            if shutil.disk_usage(self.folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             names = [f"step-{step:08d}.safetensors", f"step-{step:08d}-2.safetensors"]
             record["data"] = next(
-                (name for name in names if not (self._folder / name).exists()), names[0]
+                (name for name in names if not (self.folder / name).exists()), names[0]
             )
             with (
-                replacing(self._folder / record["data"], durable=True) as temporary,
+                replacing(self.folder / record["data"], durable=True) as temporary,
                 open(temporary, "wb") as file,
             ):
                 record["sha256"] = write_arrays(file, checkpoint.arrays)
@@ -174,11 +177,11 @@ class RunCheckpoints:
 
     def _found(self) -> list[int]:
         """The steps of which there is any file, the newest first."""
-        matches = (_FILE.fullmatch(path.name) for path in self._folder.glob("step-*"))
+        matches = (_FILE.fullmatch(path.name) for path in self.folder.glob("step-*"))
         return sorted({int(match["step"]) for match in matches if match}, reverse=True)
 
     def _json(self, step: int) -> Path:
-        return self._folder / f"step-{step:08d}.json"
+        return self.folder / f"step-{step:08d}.json"
 
     def _record(self, step: int) -> dict[str, Any]:
         """The content of the JSON file, checked; RunCheckpointError if there is none."""
@@ -207,7 +210,7 @@ class RunCheckpoints:
 
     def _data(self, step: int, record: dict[str, Any]) -> Path:
         """The arrays' file; RunCheckpointError if its size isn't right."""
-        path = self._folder / record["data"]
+        path = self.folder / record["data"]
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -218,9 +221,9 @@ class RunCheckpoints:
 
     def _remove_leftovers(self) -> None:
         """Removes what belongs to no checkpoint: of processes that were killed, or just replaced."""
-        for path in self._folder.glob(f"{PREFIX}step-*"):
+        for path in self.folder.glob(f"{PREFIX}step-*"):
             remove(path)
-        for path in self._folder.glob("step-*.safetensors"):
+        for path in self.folder.glob("step-*.safetensors"):
             match = _FILE.fullmatch(path.name)
             if match and not self._is_needed(path.name, int(match["step"])):
                 path.unlink()
@@ -235,15 +238,15 @@ class RunCheckpoints:
 
     def _disk_error(self, step: int, needed: int, error: OSError) -> DiskError:
         problem = error.strerror or str(error)
-        if error.errno in _NO_SPACE and self._folder.exists():
+        if error.errno in _NO_SPACE and self.folder.exists():
             megabytes = f"{needed / 1e6:,.1f} MB are needed"
-            free = f"{shutil.disk_usage(self._folder).free / 1e6:,.1f} MB available"
+            free = f"{shutil.disk_usage(self.folder).free / 1e6:,.1f} MB available"
             problem = f"no space ({problem}): {megabytes}, {free}"
         kept = self.steps()
         rest = f"The checkpoint of step {kept[-1]} is kept" if kept else "There is no earlier one"
         return DiskError(
             error.errno,
-            f"The checkpoint of step {step} can't be written to {self._folder}: {problem}. {rest}.",
+            f"The checkpoint of step {step} can't be written to {self.folder}: {problem}. {rest}.",
         )
 
 

@@ -17,6 +17,7 @@ from keras_cvt.imagenet import labels as english
 from keras_cvt.imagenet import synsets
 from training.config import ConfigError
 from training.data import sources
+from training.data.classes import with_labels_of
 
 
 def examples(images: sources.Source, key=None, worker=0, workers=1) -> list[tuple]:
@@ -140,10 +141,12 @@ def test_folders_of_imagenet_have_the_official_labels(tmp_path):
         (tmp_path / "v2" / str(label) / f"{label}.jpeg").touch()
     for name in ("synsets", "v2"):
         images = sources.load(f"folder:{tmp_path / name}", "validation", "all")
-        found = [(int(Path(path).stem), y) for _, (y,), path in examples(images)]
-        assert found == [(label, label) for label in range(1000)]
-        expected = english() if name == "synsets" else tuple(str(i) for i in range(1000))
-        assert images.class_names == expected
+        numbers = map(str, range(1000))
+        assert images.class_names == (english() if name == "synsets" else (*sorted(numbers),))
+        images = with_labels_of(images, synsets(), "the folder", "a model of ImageNet")
+        assert images.class_names == english() and images.class_ids == synsets()
+        found = {int(Path(path).stem): y for _, (y,), path in examples(images)}
+        assert found == {label: label for label in range(1000)}
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_two_processes_learn_what_one_device_does(devices, workers):
     told = [json.loads((workers / f"worker{number}.json").read_text()) for number in range(2)]
     assert [t["chief"] for t in told] == [True, False]
     assert [t["agreed"] for t in told] == [7, 7]
+    assert [t["alike"] for t in told] == [[True, False]] * 2
     assert all(t["described"].startswith("2 workers, each with ") for t in told)
 
 

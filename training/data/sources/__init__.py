@@ -7,8 +7,9 @@
     tfds:PATH              one that is prepared in this folder, such as by `training.prepare`
 
 PATH may be whatever `tf.io.gfile` reads, gs:// for one. A class's label is its place among the class
-folders' names, sorted; names that are all numbers are sorted as numbers. So ImageNet's synsets
-(n01440764, ...) have their official labels, and the folders 0 to 999 of ImageNet-V2 too.
+folders' names, sorted as text: 10 comes before 2, as in torchvision and Keras. So ImageNet's synsets
+(n01440764, ...) have their official labels. Where images meet a model that knows its classes, they are
+matched by name, see `training.data.classes`; the folders 0 to 999 of ImageNet-V2 are ImageNet's labels.
 
 Training images are the part "train", those it is validated with the part "validation", or
 "test" where there is none. A split says otherwise, in the words of tensorflow_datasets: "train[:90%]",
@@ -20,9 +21,11 @@ from __future__ import annotations
 
 from keras_cvt._messages import did_you_mean
 from training.config import ConfigError
+from training.data.sources.contents import Contents
 from training.data.sources.digits import digits
 from training.data.sources.folder import Folder, folder, list_folder
-from training.data.sources.source import Example, RandomAccess, Source, Stream
+from training.data.sources.source import Example, RandomAccess, Source, Stream, named
+from training.data.sources.splits import rest_of
 from training.data.sources.tfds import find_builder, is_prepared, tfds_source
 
 
@@ -56,6 +59,7 @@ def load(source: str, part: str, split: str | None = None, data_dir: str | None 
 
 
 __all__ = [
+    "Contents",
     "Example",
     "Folder",
     "RandomAccess",
@@ -65,4 +69,6 @@ __all__ = [
     "is_prepared",
     "list_folder",
     "load",
+    "named",
+    "rest_of",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from keras_cvt.images import listing
 from keras_cvt.images.formats import SUFFIXES
 from keras_cvt.images.listing import LeftOut, list_images, shown
 from training.config import ConfigError
+from training.data.sources.contents import Contents, file_line, place
 from training.data.sources.source import Example, RandomAccess, named
 from training.data.sources.splits import choose, usual_split
 
@@ -124,7 +126,7 @@ def _class_folders(folder: str) -> tuple[list[str], LeftOut]:
     for name in names:
         if not name.isprintable():
             raise ConfigError(f"The class folder {folder}/{shown(name)} must have a name in UTF-8.")
-    return sorted(names, key=int if all(n.isdecimal() for n in names) else None), left_out
+    return sorted(names), left_out
 
 
 def _leave_out(left_out: LeftOut, name: str, kind: str, reason: str) -> None:
@@ -197,17 +199,22 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
     if part == "evaluation" and listed.without_parts:
         split = split or "train"
     split = split or usual_split(source, part, listed.parts)
-    names, folders, labels, of_folder = [], [], [], []
+    names, folders, labels, of_folder, taken = [], [], [], [], {}
     chosen = choose(source, split, {part: listed.labels(part) for part in listed.parts})
     for part, rows in chosen:
         folder, files = listed.parts[part]
+        taken.setdefault(place(folder), []).append(rows)
         names.append(np.concatenate(files)[rows])
         labels.append(listed.labels(part)[rows])
         of_folder.append(len(folders) + labels[-1])
         folders += [os.fsencode(f"{folder}/{name}/") for name in listed.classes]
+    names, labels = np.concatenate(names), np.concatenate(labels)
+    contents = Contents(
+        lines=functools.partial(_lines, listed.classes, labels, names),
+        taken=lambda: {folder: np.concatenate(rows) for folder, rows in taken.items()},
+    )
     # They are captured by the functions of tf.data as tensors, not copied into their graphs.
-    names = tf.constant(np.concatenate(names))
-    labels = tf.constant(np.concatenate(labels))
+    names, labels = tf.constant(names), tf.constant(labels)
     of_folder = tf.constant(np.concatenate(of_folder))
     folders = tf.constant(folders)
 
@@ -217,6 +224,11 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
         return {"image": tf.io.read_file(name), "labels": label[tf.newaxis], "name": name}
 
     left_out = listed.say_left_out(dict.fromkeys(part for part, _ in chosen))
-    return RandomAccess(
-        count=len(names), split=split, left_out=left_out, at=at, **named(listed.classes)
-    )
+    fields = {"count": len(names), "split": split, "left_out": left_out, "contents": contents}
+    return RandomAccess(**fields, at=at, **named(listed.classes))
+
+
+def _lines(classes: Sequence[str], labels: np.ndarray, names: np.ndarray) -> Iterator[bytes]:
+    """The lines of `Contents`."""
+    for label, name in zip(labels.tolist(), names.tolist(), strict=True):
+        yield file_line(classes[label], name)

@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_cvt import imagenet
+from keras_cvt.images.labels import with_ids
 from keras_cvt.images.preprocessing import MEAN, STD, Preprocessing
 from training.data.order import Order, in_turns
+from training.data.sources.contents import Contents
 
 # A dict of tensors with names.
 Example = dict[str, tf.Tensor]
@@ -42,6 +43,7 @@ class Source(abc.ABC):
         channels: 3, or 1 for gray images.
         mean, std: Of the channels' values in [0, 1], to normalize with.
         left_out: Which files beside the images are passed over, and why, in one line; "" if none are.
+        contents: Which images these are; None where nobody asks.
     """
 
     count: int
@@ -52,6 +54,12 @@ class Source(abc.ABC):
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     left_out: str = ""
+    contents: Contents | None = None
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """For each label the name that no other class has, and by which other programs know it."""
+        return self.synsets or self.class_names
 
     @abc.abstractmethod
     def rows(self, key: tf.Tensor | None = None) -> tf.data.Dataset:
@@ -209,7 +217,7 @@ def named(classes: Sequence[str]) -> dict[str, Any]:
 
     ImageNet's synsets get their English names.
     """
-    english = dict(zip(imagenet.synsets(), imagenet.labels(), strict=True))
-    if not all(name in english for name in classes):
-        return {"class_names": tuple(classes)}
-    return {"class_names": tuple(english[name] for name in classes), "synsets": tuple(classes)}
+    english = tuple(name for _, name in with_ids(classes))
+    if english == tuple(classes):
+        return {"class_names": english}
+    return {"class_names": english, "synsets": tuple(classes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,13 +41,29 @@ def usual_split(source: str, part: str, splits: Sequence[str]) -> str:
     """
     name = next((name for name in _SPLITS[part] if name in splits), None)
     if name is None:
-        option = "--split " if part == "evaluation" else f"{part}_split="
-        example = f"{next(iter(splits))}[{':90%' if part == 'train' else '90%:'}]"
+        there = next(iter(splits))
+        advice = f"`train_split={there}[:90%]` and `validation_split={there}[90%:]`"
+        if part == "evaluation":
+            advice = f"`--split {there}[90%:]`"
         raise ConfigError(
             f"{source} has no {part} images but {', '.join(splits)}. Say which to take, such as "
-            f"`{option}{example}`."
+            f"{advice}."
         )
     return name
+
+
+def rest_of(split: str) -> str | None:
+    """The split with the other images of a part, such as "train[:90%]" of "train[90%:]".
+
+    Returns:
+        None where that cannot be read from the split's text.
+    """
+    found = re.fullmatch(r"(\w+)\[([^:\]]*):([^:\]]*)\]", split)
+    if found is None:
+        return None
+    name, begin, end = found.groups()
+    before, after = f"{name}[:{begin}]" if begin else "", f"{name}[{end}:]" if end else ""
+    return "+".join(filter(None, (before, after))) or None
 
 
 def _mixed(labels: np.ndarray) -> np.ndarray:

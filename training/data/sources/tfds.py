@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_cvt._messages import did_you_mean, one_line, some
 from training import _internal
 from training.config import ConfigError
+from training.data.sources.contents import Contents, place
 from training.data.sources.record_files import (
     ArrayRecords,
     Files,
@@ -44,7 +48,8 @@ def tfds_source(name: str, part: str, split: str | None, data_dir: str | None) -
     # Of the features only those that an example needs.
     wanted = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys.values()})
     parse = Parser(wanted, keys)
-    fields = {"count": files.count, "split": split, **named(classes)}
+    contents = _contents(builder, split, files)
+    fields = {"count": files.count, "split": split, "contents": contents, **named(classes)}
     if file_format == "tfrecord":
         return Stream(**fields, stream=TFRecords(files, parse).stream)
     records = array_records(builder, split)
@@ -65,6 +70,30 @@ def _files(builder: Any, split: str, source: str) -> Files:
         raise ConfigError(f"{builder.data_path} lacks files of {source}: {some(sorted(missing))}.")
     paths = [os.fspath(file.filename) for file in files]
     return Files(paths, [file.skip for file in files], [file.take for file in files])
+
+
+def _contents(builder: Any, split: str, files: Files) -> Contents:
+    """Which images a split has, as its record files tell: their number and sizes, not their content."""
+    info = builder.info
+    paths = [path.decode() for path in files.paths.numpy()]
+    ranges = [*zip(files.skip.numpy().tolist(), files.take.numpy().tolist(), strict=True)]
+
+    def lines() -> Iterator[bytes]:
+        yield f"{info.full_name} in {info.file_format.value}".encode()
+        named = re.findall(r"\w+", split)
+        for name, part in sorted(info.splits.items()):
+            if name in named or "all" in named:
+                yield f"{name}: {part.num_examples} images, {part.num_bytes} bytes".encode()
+        for path, (skip, take) in zip(paths, ranges, strict=True):
+            yield f"{os.path.basename(path)}: {take} images after {skip}".encode()
+
+    def taken() -> dict[str, np.ndarray]:
+        found: dict[str, list[np.ndarray]] = {}
+        for path, (skip, take) in zip(paths, ranges, strict=True):
+            found.setdefault(place(path), []).append(np.arange(skip, skip + take))
+        return {path: np.concatenate(numbers) for path, numbers in found.items()}
+
+    return Contents(lines, taken)
 
 
 def find_builder(name: str, data_dir: str | None = None) -> Any:
