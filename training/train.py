@@ -3,6 +3,8 @@
 A run lives in one folder:
 
     config.json    what was asked
+    labels.txt     the names of the classes, in label order
+    images.txt.gz  the names of the images
     checkpoints/   the latest, one after each epoch and each `checkpoint_steps`
     tensorboard/   curves: `tensorboard --logdir DIR`
     history.csv    the epochs' numbers
@@ -20,8 +22,8 @@ A run begins with the first of these that there is:
 4. the config's `weights`;
 5. random weights.
 
-A folder with a run of another config is left alone: an error names what differs. So is one that
-another process is writing.
+A folder with a run of another config, or with other classes or images, is left alone: an error names
+what differs. So is one that another process is writing.
 
 On several machines, start the same command on each, with one run folder that all can reach; see
 `training.distribute`, and `training.supervise` for restarting workers that died.

@@ -90,6 +90,7 @@ def open_model(
 
         return load_model(arguments.model), size, "official"
     variant = variant_named(arguments.model)
+    import keras_cvt
     from keras_cvt import models, weights
 
     source = weights.find(arguments.weights or "imagenet", variant)
@@ -98,9 +99,12 @@ def open_model(
         size, crop = (source.image_size, source.image_size), source.crop
     size = size or (224, 224)
     source = weights.open_weights(source)
-    classes = 1000 if labels is None else len(labels)
+    names = source.class_names if labels is None else labels
+    classes = 1000 if names is None else len(names)
     source.check_classes(classes)
     model = models.constructor(variant)(weights=source, classes=classes, input_shape=(*size, 3))
+    if labels is None and names is not None:  # those in a .keras file
+        model = keras_cvt.with_class_names(model, names)
     return model, size, crop
 
 

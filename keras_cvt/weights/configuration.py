@@ -54,6 +54,25 @@ def of_file(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+    """The names of a classifier's classes in the `config.json` of a `.keras` file.
+
+    Args:
+        config: What the file has.
+        classes: How many the classifier has.
+
+    Returns:
+        None if there are none, or several that differ.
+    """
+    found = {
+        tuple(layer["config"]["class_names"])
+        for layer in _layers(config)
+        if layer["class_name"] == "ClassNames"
+    }
+    fitting = [names for names in found if len(names) == classes]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def of_stages(stages: Sequence[StageConfig], **options: Any) -> dict[str, dict[str, Any]]:
     """The same of the model that `CvT` makes of these stages.
 

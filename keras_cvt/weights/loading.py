@@ -103,6 +103,17 @@ class Weights(names.NamedWeights):
         """Number of classes of the classifier; None if there is none."""
         return self.shape("head.bias")[0] if "head.bias" in self else None
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of these classes, which a `.keras` file may have; None if there are none."""
+        config, classes = self.checkpoint.config, self.classes
+        if config is None or classes is None:
+            return None
+        try:
+            return configuration.class_names(config, classes)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{self.path}: its config.json is damaged: {error!r}") from error
+
     def architecture(self) -> tuple[tuple[int, int], ...]:
         """(embed_dim, depth) of each stage."""
         stages = []

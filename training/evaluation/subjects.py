@@ -183,10 +183,11 @@ def _published(variant: str, weights: str | None) -> PublishedModel:
         if isinstance(found, Published):
             synsets = imagenet.synsets()
             return PublishedModel(variant, found, len(synsets), found.image_size, synsets)
-        classes = weights_lib.open_weights(found).classes
+        opened = weights_lib.open_weights(found)
+        names, classes = opened.class_names, opened.classes
     if classes is None:
         raise ConfigError(f"{weights} has no classifier.")
-    return PublishedModel(variant, found, classes, 224)
+    return PublishedModel(variant, found, classes, 224, names)
 
 
 def _model_file(name: str, file: Path, strategy: tf.distribute.Strategy | None) -> ModelFile:

@@ -312,6 +312,15 @@ def test_own_labels(photos, tmp_path, capsys, monkeypatch):
     (result,) = json.loads(capsys.readouterr().out)
     assert {c["label"] for c in result["classes"]} == {"cat", "dog", "bird"}
 
+    # A .keras file names its classes, which need not be ImageNet's if they are 1000.
+    for count in (3, 1000):
+        names = [f"class {number}" for number in range(count)]
+        model = keras_cvt.with_class_names(keras_cvt.CvT(stages, classes=count), names)
+        model.save(tmp_path / "mine.keras")
+        assert main([*arguments[:-1], str(tmp_path / "mine.keras")]) == 0
+        (result,) = json.loads(capsys.readouterr().out)
+        assert {c["label"] for c in result["classes"]} <= {*names}
+
 
 def test_batches_do_not_change_the_answers(photos, tiny_as_cvt13):
     model, _ = tiny_as_cvt13

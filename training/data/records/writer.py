@@ -153,9 +153,11 @@ def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
                 "asked). Choose another --output, or remove that folder."
             )
     if there != plan:
+        others = "images: files have come, gone or been renamed since"
+        if there.get("classes") != plan["classes"]:
+            others = "classes, or in another order: class folders are sorted as text"
         raise ConfigError(
-            f"{output} was begun with other images: files have come, gone or been renamed since. "
-            "Choose another --output, or remove that folder."
+            f"{output} was begun with other {others}. Choose another --output, or remove that folder."
         )
     return state
 
