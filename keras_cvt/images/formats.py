@@ -39,6 +39,7 @@ FORMATS = (
 )
 
 SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+GRAPH_SUFFIXES = tuple(s for format in FORMATS if format.in_graph for s in format.suffixes)
 
 _HEIC = "HEIC pictures can't be decoded; convert them to JPEG or PNG"
 _AVIF = "AVIF pictures need Pillow 11.3 or newer"

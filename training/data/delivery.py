@@ -29,15 +29,23 @@ def parts(batch_size: int, what: str, workers: int, replicas: int) -> tuple[int,
     return batch_size // workers, batch_size // workers // replicas
 
 
-def served(groups: Dataset, config: Config) -> Dataset:
+def served(groups: Dataset, config: Config, needs_pillow: str) -> Dataset:
     """Lets the servers of a tf.data service prepare the groups.
 
     The servers share the groups (of TFRecord, the epochs) among them as each has time: all are
     prepared once, in no particular order; those of a server that fails are lost.
 
+    Args:
+        needs_pillow: An image of the source that TensorFlow alone does not decode; "" if there is none.
+
     Raises:
         ConfigError: If only this process can read the source, or there is no service.
     """
+    if needs_pillow:
+        raise ConfigError(
+            "`data_service` must be none for images other than JPEG and PNG, which need Pillow in this "
+            f"process. Received {config.data.source}, which has {needs_pillow}."
+        )
     if _internal.has_python(groups):
         raise ConfigError(
             f"`data_service` can't be used with {config.data.source} and "

@@ -69,7 +69,7 @@ def training_batches(
     groups = data.train.groups(order, recipe.group)
     groups = groups.map(recipe.mixed, GROUPS, deterministic=True)
     if config.data.data_service is not None:
-        groups = served(groups, config)
+        groups = served(groups, config, data.train.needs_pillow)
     batches = reported(groups, damaged, in_place_of=order.group)
     if batch != order.group:
         batches = batches.rebatch(batch, drop_remainder=True)

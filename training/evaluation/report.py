@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_cvt._messages import some
+
 
 def summary(report: dict[str, Any]) -> str:
     """A report in a few lines."""
@@ -25,4 +27,7 @@ def summary(report: dict[str, Any]) -> str:
         )
     if report["images_per_second"] is not None:
         lines[-1] += f", {report['images_per_second']:.0f} images/s"
+    # Named once more where nothing follows: decoders write lines of their own between the others.
+    if damaged := report["damaged_images"]:
+        lines.append(f"can't be read: {some(damaged)}")
     return "\n".join(lines)

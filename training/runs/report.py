@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from keras_cvt._messages import some
 from training.runs.folder import RunFolder
 
 
@@ -27,6 +28,9 @@ def versions() -> dict[str, str]:
 def summary(report: dict[str, Any], run_dir: Path) -> str:
     """A finished run in a few lines."""
     folder = RunFolder(run_dir)
+    # Named once more where nothing follows: decoders write lines of their own between the others.
+    damaged = report.get("damaged_images")
+    skipped = f"\nCan't be read, and skipped: {some(damaged)}" if damaged else ""
     return f"""
 Held-out accuracy {report["top1"]:.2%} ({report["correct"]} of {report["images"]} images), \
 top-5 {report["top5"]:.2%}, loss {report["loss"]:.4f}
@@ -34,4 +38,4 @@ top-5 {report["top5"]:.2%}, loss {report["loss"]:.4f}
 
 {folder.model}  the trained model
 {folder.curves}   how it went
-{folder.report}  these numbers, and more"""
+{folder.report}  these numbers, and more{skipped}"""

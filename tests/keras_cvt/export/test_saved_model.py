@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from export_cases import LABELS, SIZES, STAGES, keras_says, pictures, run, small
+from picture_files import exif
 from PIL import Image
 from programs import CHECKOUT
 from sklearn.datasets import load_sample_images
@@ -148,14 +149,16 @@ def test_files_and_pixels(signatures, photos):
 def test_broken_files_do_not_fail_their_batch(signatures, photos, tmp_path):
     good = photos[1].read_bytes()
     Image.new("RGB", (1, 40_000)).save(tmp_path / "thin.png")
+    Image.open(photos[1]).save(tmp_path / "colors.gif")  # TensorFlow would lose its transparency
     files = [b"", good, b"no image", good[:-3000], (tmp_path / "thin.png").read_bytes(), good]
+    files.append((tmp_path / "colors.gif").read_bytes())
     serve = signatures["serve_bytes"]
     answers = {name: value.numpy() for name, value in serve(bytes=tf.constant(files)).items()}
-    np.testing.assert_array_equal(answers["valid"], [False, True, False, False, True, True])
+    np.testing.assert_array_equal(answers["valid"], [False, True, False, False, True, True, False])
     alone = serve(bytes=tf.constant([good]))
     np.testing.assert_allclose(answers["probabilities"][1], alone["probabilities"][0], atol=1e-6)
     np.testing.assert_allclose(answers["probabilities"][5], alone["probabilities"][0], atol=1e-6)
-    for row in (0, 2, 3):
+    for row in (0, 2, 3, 6):
         assert np.isnan(answers["probabilities"][row]).all()
         assert np.isnan(answers["top_scores"][row]).all()
         assert set(answers["top_classes"][row]) == {b""}
@@ -176,21 +179,23 @@ def test_pictures_are_read_as_by_load_image(tmp_path, crop, size):
         "grey.jpg": photo.convert("L"),
         "transparent.png": transparent,
         "palette.png": photo.quantize(32),
+        "few colors.png": photo.quantize(4),
         "two colours.png": photo.convert("1"),
         "narrow.png": photo.crop((0, 0, 60, 333)),
         "cmyk.jpg": photo.convert("CMYK"),
     }
     for name, picture in kinds.items():
         picture.save(tmp_path / name)
+    kinds["lying.jpg"] = photo
+    photo.save(tmp_path / "lying.jpg", exif=exif(6))
     files = tf.constant([(tmp_path / name).read_bytes() for name in kinds])
     read, valid = saved_model._decoded(model, files)
     assert valid.numpy().all()
     for name, pixels in zip(kinds, read.numpy(), strict=True):
         expected = keras_cvt.load_image(tmp_path / name, size, crop).astype(np.float32)
         difference = np.abs(pixels - expected)
-        # CMYK has no defined colours: libjpeg's and Pillow's are a little different. For what is very
-        # narrow, Pillow 13 rounds in another order.
-        most, share = {"cmyk.jpg": (8, 1), "narrow.png": (2, 0.2)}.get(name, (1, 0.002))
+        # Of four inks, TensorFlow and Pillow round the colors in other places.
+        most, share = (2, 1) if name == "cmyk.jpg" else (1, 0.002)
         assert difference.max() <= most and (difference > 0).mean() <= share, name
 
 

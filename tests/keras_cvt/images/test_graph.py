@@ -4,6 +4,7 @@ import dataclasses
 import io
 import pathlib
 
+import memory
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -100,6 +101,14 @@ def test_only_what_is_kept_of_a_thin_picture_is_computed():
     """Whole, it would be 256 x 10,240,000 pixels: 7.9 GB."""
     thin = tf.zeros((1, 2, 80_000, 3), tf.uint8) + 7
     assert np.unique(graph.resize_and_crop(thin, WITH_CROP)).tolist() == [7]
+
+
+@pytest.mark.parametrize("size", [(10, 20_000), (20_000, 10)])
+def test_a_thin_picture_takes_no_more_memory_than_others(size):
+    image = tf.zeros((1, *size, 3), tf.uint8)
+    with memory.peak() as peak:
+        graph.resize_and_crop(image, WITH_CROP)
+    assert peak.bytes < 250e6
 
 
 def test_a_transparent_png_lies_on_the_background():

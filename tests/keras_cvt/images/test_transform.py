@@ -1,11 +1,14 @@
 """load_image: how pictures are resized and cropped."""
 
+import memory
 import numpy as np
 import pytest
 from pictures import difference, encode
 from PIL import Image
 
 from keras_cvt.imagenet import load_image
+from keras_cvt.images import transform
+from keras_cvt.images.preprocessing import Preprocessing
 
 
 def bicubic(image, height, width):
@@ -133,3 +136,24 @@ def test_bad_crop(small, crop):
 def test_bad_image_size(small, size):
     with pytest.raises(ValueError, match="image_size must be"):
         load_image(small, size)
+
+
+@pytest.mark.parametrize("size", [(5, 90), (90, 5), (7, 300)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_thin_picture_is_cut_first_and_looks_the_same(photos, size, interpolation, monkeypatch):
+    picture = Image.fromarray(photos[0][: size[1], : size[0]])
+    preprocessing = Preprocessing(24, 0.875, interpolation=interpolation)
+    whole = {}
+    for limit in (10**9, 1):
+        monkeypatch.setattr(transform, "_THIN", limit)
+        whole[limit] = np.asarray(transform.resize_and_crop(picture, preprocessing), int)
+    assert np.abs(whole[1] - whole[10**9]).max() <= 1
+    assert np.mean(whole[1] != whole[10**9]) < 0.01
+
+
+@pytest.mark.parametrize("size", [(10, 20_000), (20_000, 10)])
+def test_a_thin_picture_takes_no_more_memory_than_others(size):
+    picture = Image.new("RGB", size, "red")
+    with memory.peak() as peak:
+        assert np.unique(load_image(picture)).tolist() == [0, 255]
+    assert peak.bytes < 50e6

@@ -90,3 +90,15 @@ def test_unknown_and_missing_settings_are_type_errors():
 def test_wrong_values_are_named_by_their_keys(settings, message):
     with pytest.raises(ConfigError, match=message):
         configs.load("digits").replace(**settings)
+
+
+def test_a_config_stored_before_there_was_orientation_means_what_was_done_then():
+    for name, settings in STORED.items():
+        before = {key: value for key, value in settings.items() if key != "orientation"}
+        old = Config.from_dict(before)
+        assert old.data.orientation == "ignore"
+        assert old.differences(before) == []
+        assert old == configs.load(name).replace(orientation="ignore")
+    turned = configs.load("digits").differences(before)  # of the last, digits
+    assert name == "digits" and turned == ["orientation (ignore there, exif asked)"]
+    assert configs.load("cvt21_imagenet_224").data.orientation == "ignore"

@@ -29,6 +29,9 @@ def service():
 
 def test_a_service_prepares_the_same_batches(damaged_folder, access, service):
     path, bad = damaged_folder
+    # It is a GIF, by whatever name, which needs Pillow, and which a service could not read.
+    (gif,) = path.rglob("03.jpg")
+    gif.write_bytes(next(path.rglob("20.jpg")).read_bytes())
     config = config_for(path, crop_scale=(1.0, 1.0))
     images, damaged = access(data.load(config)), data.Damaged(4)
     own = batches_of(config, images, data.Damaged(4))
@@ -62,3 +65,12 @@ def test_a_source_that_needs_python_is_not_served(folder):
         batches_of(
             config, data.RunData(dataclasses.replace(images.train, at=at), images.validation)
         )
+
+
+def test_images_that_need_pillow_are_not_served(folder):
+    config = config_for(folder, data_service="grpc://localhost:1")
+    images = data.load(config)
+    assert images.train.needs_pillow == ""
+    train = dataclasses.replace(images.train, needs_pillow="a.tif")
+    with pytest.raises(ConfigError, match="other than JPEG and PNG.*which has a.tif"):
+        batches_of(config, data.RunData(train, images.validation))

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_cvt._messages import one_line, some
 from keras_cvt.images import listing
-from keras_cvt.images.formats import SUFFIXES
+from keras_cvt.images.formats import GRAPH_SUFFIXES, SUFFIXES
 from keras_cvt.images.listing import LeftOut, list_images, shown
 from training.config import ConfigError
 from training.data.sources.contents import Contents, file_line, place
@@ -209,6 +209,8 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
         of_folder.append(len(folders) + labels[-1])
         folders += [os.fsencode(f"{folder}/{name}/") for name in listed.classes]
     names, labels = np.concatenate(names), np.concatenate(labels)
+    graph_suffixes = tuple(map(str.encode, GRAPH_SUFFIXES))
+    other = next((name for name in names if not name.lower().endswith(graph_suffixes)), b"")
     contents = Contents(
         lines=functools.partial(_lines, listed.classes, labels, names),
         taken=lambda: {folder: np.concatenate(rows) for folder, rows in taken.items()},
@@ -224,8 +226,15 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
         return {"image": tf.io.read_file(name), "labels": label[tf.newaxis], "name": name}
 
     left_out = listed.say_left_out(dict.fromkeys(part for part, _ in chosen))
-    fields = {"count": len(names), "split": split, "left_out": left_out, "contents": contents}
-    return RandomAccess(**fields, at=at, **named(listed.classes))
+    return RandomAccess(
+        count=len(names),
+        split=split,
+        left_out=left_out,
+        needs_pillow=os.fsdecode(other),
+        contents=contents,
+        at=at,
+        **named(listed.classes),
+    )
 
 
 def _lines(classes: Sequence[str], labels: np.ndarray, names: np.ndarray) -> Iterator[bytes]:

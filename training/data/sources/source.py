@@ -25,8 +25,8 @@ class Source(abc.ABC):
 
     An example is a dict of
 
-        image: string (), an encoded JPEG, PNG, BMP, GIF or WebP file; or uint8 (height, width,
-            channels), already decoded.
+        image: string (), a picture's file, of any format of docs/pictures.md; or uint8 (height,
+            width, channels), already decoded.
         labels: int64 (n,), the classes that are right. Only ImageNet-ReaL has more or fewer than
             one of them; an image with none does not count.
         name: string (), by which a person finds the image.
@@ -43,6 +43,7 @@ class Source(abc.ABC):
         channels: 3, or 1 for gray images.
         mean, std: Of the channels' values in [0, 1], to normalize with.
         left_out: Which files beside the images are passed over, and why, in one line; "" if none are.
+        needs_pillow: An image that, by its name, TensorFlow alone does not decode; "" if there is none.
         contents: Which images these are; None where nobody asks.
     """
 
@@ -54,6 +55,7 @@ class Source(abc.ABC):
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     left_out: str = ""
+    needs_pillow: str = ""
     contents: Contents | None = None
 
     @property
