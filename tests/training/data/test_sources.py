@@ -289,6 +289,20 @@ def test_imagenet_as_tfds_prepares_it(imagenet, file_format):
     assert sorted(names(parts[0]) + names(parts[1])) == sorted(expected)
 
 
+def test_record_files_tell_which_images_they_have(imagenet, tmp_path):
+    def contents(split="train", data_dir=imagenet["array_record"]):
+        return sources.load("tfds:imagenet2012", "train", split, str(data_dir)).contents
+
+    shutil.copytree(imagenet["array_record"], tmp_path / "moved")
+    assert contents(data_dir=tmp_path / "moved").digest() == contents().digest()
+    assert b"imagenet2012/5.1.0 in array_record" in [*contents().lines()]
+    others = [contents("train[:50%]"), contents("train[50%:]"), contents("validation")]
+    others.append(contents(data_dir=imagenet["tfrecord"]))
+    assert len({other.digest() for other in (contents(), *others)}) == 5
+    shared = [contents().shared_with(other) for other in others]
+    assert shared == [12, 13, 0, 0] and others[0].shared_with(others[1]) == 0
+
+
 @pytest.mark.parametrize(
     ("split", "key"), [("train", None), ("train", (3, 1)), ("train[3:20]", (3, 1))]
 )
