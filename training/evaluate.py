@@ -24,7 +24,8 @@ loss is the cross-entropy; of several labels, each has an equal share.
 Images are decoded and resized as `keras_cvt.load_image` does it: docs/pictures.md says how closely.
 ImageNet's own are not turned upright, nor are they in the official evaluation; see --orientation.
 
-Exit status: 0 done, 2 can't be done as asked, 130 interrupted.
+Exit status: 0 done; 1 failed, as when the disk is full or a file can't be read; 2 can't be done as
+asked; 130 interrupted.
 """
 
 from __future__ import annotations

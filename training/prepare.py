@@ -4,9 +4,9 @@
     python -m training.prepare folder:PATH --output DIR [--format FORMAT] [--shard-size MB]
     python -m training.prepare tars:PATH --output DIR [--format FORMAT] [--shard-size MB]
 
-`tfds:` runs the data set's own builder of tensorflow_datasets. Where the files can't be downloaded
-without you, DIR of --tars has them: for imagenet2012, ILSVRC2012_img_train.tar and
-ILSVRC2012_img_val.tar. The result is then the source `tfds:NAME`.
+`tfds:` runs the data set's own builder of tensorflow_datasets, which begins anew if it was stopped.
+Where the files can't be downloaded without you, DIR of --tars has them: for imagenet2012,
+ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar. The result is then the source `tfds:NAME`.
 
 `folder:` takes the images of a source of that name, see `training.data.sources`. `tars:` takes
 ImageNet's two tars, without unpacking them, or for other releases such as ImageNet-22k a folder of
@@ -26,7 +26,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_cvt._commands import WRONG_USE, Parser, command, integer
+from keras_cvt._commands import FAILED, WRONG_USE, Parser, command, integer
 from training import startup
 from training.config import ConfigError
 
@@ -35,17 +35,20 @@ FORMATS = ("tfrecord", "array_record")
 SHARD_SIZE = 256  # MB
 
 
-@command("training.prepare", {ConfigError: WRONG_USE})
+@command("training.prepare", {ConfigError: WRONG_USE, OSError: FAILED})
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; returns its exit status: 0 done, 2 can't be done as asked, 130 interrupted."""
+    """The command; returns its exit status.
+
+    0 done; 1 failed, as when the disk is full; 2 can't be done as asked; 130 interrupted.
+    """
     arguments = _parser().parse_args(argv)
     kind, _, place = arguments.source.partition(":")
     _check(arguments, kind, place)
     startup.quiet_tensorflow()
+    then = "begins anew" if kind == "tfds" else "goes on from here"
     try:
         print(_prepared(arguments, kind, place))
     except KeyboardInterrupt:
-        then = "begins anew" if kind == "tfds" else "goes on from here"
         raise KeyboardInterrupt(f"The same command {then}.") from None
 
 

@@ -23,9 +23,9 @@ from training.config import Config, ConfigError
 # TensorFlow and matplotlib take seconds to import: only after the command line is understood.
 
 
-@command("training.show_batch", {ConfigError: WRONG_USE})
+@command("training.show_batch", {ConfigError: WRONG_USE, OSError: WRONG_USE})
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; returns its exit status: 0 done, 2 can't be done as asked."""
+    """The command; returns its exit status: 0 done, 1 failed, 2 can't be done as asked."""
     arguments = _parser().parse_args(argv)
     config = configs.load(arguments.config, arguments.set)
     startup.quiet_tensorflow()

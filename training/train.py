@@ -28,9 +28,9 @@ what differs. So is one that another process is writing.
 On several machines, start the same command on each, with one run folder that all can reach; see
 `training.distribute`, and `training.supervise` for restarting workers that died.
 
-Exit status: 0 done, or stopped as asked; 1 failed, as when the disk is full; 2 can't be done as asked;
-3 can't go on, nor if started again (diverged, too many damaged images, too little memory); 75 another
-worker is gone, and all are to be started again; 130 interrupted.
+Exit status: 0 done, or stopped as asked; 1 failed, as when the disk is full or a file can't be read; 2
+can't be done as asked; 3 can't go on, nor if started again (diverged, too many damaged images, too
+little memory); 75 another worker is gone, and all are to be started again; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ part of every batch, see together the batches of one. There are two exceptions: 
 access (TFRecord) are dealt out to the workers, so that their order depends on the number of workers;
 and with a tf.data service it also depends on which server is faster.
 
-Images that can't be read do not stop a run: see `Damaged`. The next one that can be read stands also in
-their place, and nothing else moves.
+Images that can't be decoded do not stop a run: see `Damaged`. The next one that can be stands also in
+their place, and nothing else moves. A file that can't be read is another matter: see `storage`.
 
 `python -m training.show_batch` draws a batch, `python -m benchmarks.input` measures the speed.
 """
@@ -26,11 +26,13 @@ from training.data.dataset import RunData, load, steps_per_epoch, total_steps
 from training.data.delivery import finished
 from training.data.evaluation import evaluation_batches, evaluation_image
 from training.data.pipeline import training_batches
+from training.data.storage import StorageError
 
 __all__ = [
     "Damaged",
     "DamagedError",
     "RunData",
+    "StorageError",
     "evaluation_arrays",
     "evaluation_batches",
     "evaluation_image",

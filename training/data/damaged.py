@@ -9,6 +9,11 @@ import tensorflow as tf
 
 from training.config import ConfigError
 from training.data.dataset import Dataset
+from training.data.storage import StorageError, why_unread
+
+# What batches have for each row: the name of an image that can't be decoded, or of a file that can't be
+# read now, or "".
+PROBLEMS = ("damaged", "unread")
 
 
 class DamagedError(ConfigError):
@@ -25,10 +30,24 @@ class Damaged:
         error: The error that stops the run, or None. TensorFlow hides it behind one of its own.
     """
 
+    error: DamagedError | StorageError | None
+
     def __init__(self, limit: int, names: dict[str, None] | None = None):
         self.limit = limit
         self.names = {} if names is None else names
-        self.error: DamagedError | None = None
+        self.error = None
+
+    def stop(self, unread: Iterable[bytes]) -> None:
+        """Ends the run for files that can't be read, and have been waited for.
+
+        Raises:
+            StorageError: It does.
+        """
+        name, *others = dict.fromkeys(unread)
+        said = f" and {len(others):,} others" if others else ""
+        shown = name.decode(errors="backslashreplace")
+        self.error = StorageError(f"{shown}{said} can't be read{why_unread(name)}")
+        raise self.error
 
     def report(self, names: Iterable[bytes], in_place_of: int | None = None) -> None:
         """Notes images of a batch that can't be read.
@@ -60,20 +79,22 @@ class Damaged:
 
 
 def reported(batches: Dataset, damaged: Damaged, in_place_of: int | None = None) -> Dataset:
-    """Tells `damaged` of the names that batches have as "damaged", and leaves that part out."""
+    """Tells `damaged` of the names that batches have as `PROBLEMS`, and leaves those parts out."""
 
-    def report(names: tf.Tensor) -> tf.Tensor:
+    def report(names: tf.Tensor, unread: tf.Tensor) -> tf.Tensor:
+        if len(unread):
+            damaged.stop(unread)
         damaged.report(names, in_place_of)
         return True
 
     def check(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        names = tf.boolean_mask(batch["damaged"], batch["damaged"] != "")
+        names = [tf.boolean_mask(batch[name], batch[name] != "") for name in PROBLEMS]
         reported = tf.cond(
-            tf.size(names) > 0,
-            lambda: tf.numpy_function(report, [names], tf.bool),
+            tf.size(names[0]) + tf.size(names[1]) > 0,
+            lambda: tf.numpy_function(report, names, tf.bool),
             lambda: tf.constant(True),
         )
         with tf.control_dependencies([reported]):
-            return {key: tf.identity(part) for key, part in batch.items() if key != "damaged"}
+            return {key: tf.identity(part) for key, part in batch.items() if key not in PROBLEMS}
 
     return batches.map(check)

@@ -49,7 +49,7 @@ def evaluation_batches(
     preprocessing = source.preprocessing(config.image_size, config.evaluation_crop)
 
     def prepared(_: tf.Tensor, row: Example) -> Example:
-        found = read(source, row, upright=config.orientation == "exif")
+        found = read(source, row, upright=config.orientation == "exif", wait=True)
         image = resize_and_crop(found["image"][tf.newaxis], preprocessing)[0]
         counts = (found["damaged"] == "") & tf.reduce_any(found["targets"] > 0)
         return {
@@ -57,6 +57,7 @@ def evaluation_batches(
             "targets": found["targets"],
             "weights": tf.cast(counts, tf.float32),
             "damaged": found["damaged"],
+            "unread": found["unread"],
         }
 
     # Each worker goes through all rows, so that they are the same with any number of workers.

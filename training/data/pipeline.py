@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from training import augment, startup
 from training.config import Config, ConfigError
-from training.data.damaged import Damaged, reported
+from training.data import storage
+from training.data.damaged import PROBLEMS, Damaged, reported
 from training.data.dataset import Dataset, RunData, steps_per_epoch, total_steps
 from training.data.delivery import as_tuples, finished, parts, served
 from training.data.order import GROUPS, Order
@@ -119,7 +120,8 @@ class Recipe:
         Returns:
             image: float32 (image_size, image_size, channels), normalized.
             labels: float32 (classes,), summing to 1.
-            damaged: string (), the name of an image that can't be read, else "".
+            damaged: string (), the name of an image that can't be decoded, else "".
+            unread: string (), the name of a file that can't be read now, else "".
             number: int64 (), the row's in the run.
         """
         index = self.order.row_key(row)
@@ -139,6 +141,7 @@ class Recipe:
             "image": self.transform(index, found["image"]),
             "labels": found["targets"],
             "damaged": found["damaged"],
+            "unread": found["unread"],
             "number": self.order.number(row),
         }
 
@@ -153,11 +156,14 @@ class Recipe:
             for reader in (read_good, read)
         )
         # Carefully only if an image could not be read: to try each one takes half a millisecond.
+        if self.source.rereads:
+            carefully = storage.until_read(carefully)
         return boldly.ignore_errors(log_warning=False).concatenate(carefully).take(1)
 
     def mixed(self, group: Example) -> Example:
-        """Mixes the images of a group with one another: images, labels, and the damaged names."""
+        """Mixes the images of a group with one another: images, labels, and `PROBLEMS`."""
         asked = self.asked
+        problems = {name: group[name] for name in PROBLEMS}
         images, labels = _filled(group["image"], group["labels"], group["damaged"] == "")
         number = group["number"][0] // self.order.group
         images, labels = augment.mix(
@@ -169,7 +175,7 @@ class Recipe:
             smoothing=asked.label_smoothing,
             augmenter="keras_cv" if asked.augmenter == "keras_cv" else "timm",
         )
-        return {"images": images, "labels": labels, "damaged": group["damaged"]}
+        return {"images": images, "labels": labels, **problems}
 
 
 def _mix_group(config: Config, rows: int, workers: int) -> int:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_cvt.images import load
 from keras_cvt.images.graph_decode import Box, cut, decode
+from training.data import storage
 from training.data.sources.source import Example, Source
 
 
@@ -19,6 +20,7 @@ def read(
     box: Box | None = None,
     upright: bool = True,
     pillow: bool = True,
+    wait: bool = False,
 ) -> Example:
     """Reads and decodes an image, or the part of it in a box.
 
@@ -32,32 +34,21 @@ def read(
         upright: Whether the EXIF orientation is followed.
         pillow: Whether Pillow may be called, which only this process can do. Without it, an image that
             TensorFlow does not decode can't be read.
+        wait: Whether a file that can't be read is waited for.
 
     Returns:
         image: uint8 (height, width, channels).
         targets: float32 (classes,), 1 where a class is right.
-        damaged: string (), the image's name if it can't be read, else "". Such an image is black and
+        damaged: string (), the image's name if it can't be decoded, else "". Such an image is black and
             has no class.
+        unread: string (), the name of its file if that can't be read now, else "".
     """
-    nothing = {
-        "image": tf.zeros((1, 1, source.channels), tf.uint8),
-        "targets": tf.zeros((len(source.class_names),)),
-        "damaged": tf.constant("?"),
-    }
-
-    # The only place where TensorFlow has a "try" is a data set: this one has an image or none.
+    good = _tried(row, lambda row: read_good(source, row, box, upright, pillow))
     decoders = [_decoder(upright, pillow), *([_by_pillow(upright)] if pillow else [])]
-    found = tf.data.Dataset.from_tensors(nothing)
-    for decoder in reversed(decoders):
-        tried = tf.data.Dataset.from_tensors(row).map(
-            functools.partial(_example, source, box, decoder)
-        )
-        found = tried.ignore_errors(log_warning=False).concatenate(found)
-    found = found.take(1).get_single_element()
-    name = tf.cond(
-        found["damaged"] == "", lambda: tf.constant(""), lambda: source.example(row)["name"]
-    )
-    return {**found, "damaged": tf.ensure_shape(name, ())}
+    carefully = tf.data.Dataset.from_tensors(row).map(lambda row: _read(source, row, box, decoders))
+    if wait and source.rereads:
+        carefully = storage.until_read(carefully)
+    return good.concatenate(carefully).take(1).get_single_element()
 
 
 def read_good(
@@ -68,11 +59,71 @@ def read_good(
     pillow: bool = True,
 ) -> Example:
     """Does what `read` does, but faster: an image that can't be read is an error."""
-    return _example(source, box, _decoder(upright, pillow), row)
+    return _decoded(source, source.example(row), box, _decoder(upright, pillow))
 
 
 # From a file and a box to the pixels in the box.
 _Decoder = Callable[[tf.Tensor, Box | None], tf.Tensor]
+
+
+def _read(source: Source, row: Example, box: Box | None, decoders: list[_Decoder]) -> Example:
+    """Does what `read` does, one after the other: reads the file, and decodes what was in it."""
+
+    def stored(row: Example) -> Example:
+        example = {"unread": tf.constant(""), **source.example(row)}
+        return {name: example[name] for name in ("image", "labels", "name", "unread")}
+
+    there = _tried(row, stored)
+    encoded = there.element_spec["image"].dtype == tf.string
+    example = _first(
+        there,
+        otherwise=lambda: {
+            "image": tf.constant("") if encoded else tf.zeros((1, 1, 1), tf.uint8),
+            "labels": tf.zeros(0, tf.int64),
+            "name": source.example(row)["name"],  # the file is not read for that
+            "unread": source.example(row)["name"],
+        },
+    )
+    found = _first(
+        *(
+            _tried(example, lambda e, d=decoder: _decoded(source, e, box, d))
+            for decoder in decoders
+        ),
+        otherwise=lambda: {
+            "image": tf.zeros((1, 1, source.channels), tf.uint8),
+            "targets": tf.zeros((len(source.class_names),)),
+            "damaged": tf.where(example["unread"] == "", example["name"], ""),
+            "unread": example["unread"],
+        },
+    )
+    return {**found, "damaged": tf.ensure_shape(found["damaged"], ())}
+
+
+# The only place where TensorFlow has a "try" is a data set: it has an element, or none.
+
+
+def _tried(given: Example, make: Callable[[Example], Example]) -> tf.data.Dataset:
+    """Gives what is made of something, or nothing if that is an error."""
+    return tf.data.Dataset.from_tensors(given).map(make).ignore_errors(log_warning=False)
+
+
+def _first(*tried: tf.data.Dataset, otherwise: Callable[[], Example]) -> Example:
+    """Returns the first element that any of the data sets has; or, if none has one, another."""
+    last = tf.data.Dataset.range(1).map(lambda _: otherwise())
+    found = functools.reduce(tf.data.Dataset.concatenate, [*tried, last])
+    return found.take(1).get_single_element()
+
+
+def _decoded(source: Source, example: Example, box: Box | None, decoder: _Decoder) -> Example:
+    image = example["image"]
+    image = cut(image, box) if image.dtype == tf.uint8 else decoder(image, box)
+    targets = tf.reduce_sum(tf.one_hot(example["labels"], len(source.class_names)), axis=0)
+    return {
+        "image": tf.ensure_shape(image, (None, None, source.channels)),
+        "targets": tf.minimum(targets, 1.0),
+        "damaged": tf.constant(""),
+        "unread": tf.constant(""),
+    }
 
 
 def _decoder(upright: bool, pillow: bool) -> _Decoder:
@@ -100,15 +151,3 @@ def _by_pillow(upright: bool) -> _Decoder:
             return cut(tf.identity(image), box)
 
     return decoded
-
-
-def _example(source: Source, box: Box | None, decoder: _Decoder, row: Example) -> Example:
-    example = source.example(row)
-    image = example["image"]
-    image = cut(image, box) if image.dtype == tf.uint8 else decoder(image, box)
-    targets = tf.reduce_sum(tf.one_hot(example["labels"], len(source.class_names)), axis=0)
-    return {
-        "image": tf.ensure_shape(image, (None, None, source.channels)),
-        "targets": tf.minimum(targets, 1.0),
-        "damaged": tf.constant(""),
-    }

@@ -320,6 +320,8 @@ class TrainingRun:
         try:
             yield
         except tf.errors.OpError as error:
+            if isinstance(self._damaged.error, data.StorageError):
+                raise self._damaged.error from None
             if self._damaged.error is not None:
                 raise RunError(str(self._damaged.error)) from None
             if isinstance(error, tf.errors.ResourceExhaustedError):

@@ -61,9 +61,11 @@ class RunFolder:
             config = Config.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
             return config, json.loads(self.report.read_text(encoding="utf-8"))
         except (OSError, TypeError, ValueError) as error:
+            # By default, a run's folder is called as its config.
+            name = self.path.name if self.path.name in configs.names() else "NAME"
             raise ConfigError(
                 f"{self.path} has no finished run: {error}. Train first: python -m training.train "
-                f"--config {configs.names()[0]} --run-dir {self.path}"
+                f"--config {name} --run-dir {self.path}"
             ) from None
 
     def read_history(self) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_cases import CLASSES, PLAIN, assert_same, batches_of, config_for, encoded, pieces
+from data_cases import CLASSES, PLAIN, assert_same, batches_of, config_for
 from PIL import Image
 
 from training import augment, data
@@ -72,19 +72,6 @@ def test_unusual_images_look_as_in_pillow(damaged_folder):
             assert np.abs(found["image"].numpy() - expected).max() <= 1
             seen += 1
     assert seen == 3
-
-
-def test_a_file_that_is_gone_is_damaged_too(folder, tmp_path):
-    for name in CLASSES:
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for number, image in enumerate(pieces(4)):
-            (tmp_path / "train" / name / f"{number}.jpg").write_bytes(encoded(image))
-    config = config_for(tmp_path, batch_size=4, epochs=1, validation_source=f"folder:{folder}")
-    images, damaged = data.load(config), data.Damaged(1)
-    gone = tmp_path / "train" / "cat" / "2.jpg"
-    gone.unlink()
-    assert len(batches_of(config, images, damaged)) == 3
-    assert list(damaged.names) == [str(gone)]
 
 
 def test_one_damaged_image_too_many_stops_the_run(damaged_folder):

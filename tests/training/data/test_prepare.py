@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import os
 import re
 import resource
@@ -17,10 +20,12 @@ from programs import CHECKOUT
 from keras_cvt.imagenet import labels as english
 from keras_cvt.imagenet import synsets
 from training import prepare
-from training.data import sources
+from training.config import ConfigError
+from training.data import sources, storage
 from training.data.records import writer
 from training.data.records.folder import read_folder
 from training.data.records.tars import TRAIN_TAR, VALIDATION_TAR
+from training.locking import FolderLock
 
 
 def run(*arguments: object) -> int:
@@ -189,15 +194,113 @@ def test_damaged_images_are_left_out_and_listed(tmp_path, capsys):
     assert not (tmp_path / "other" / "dataset_info.json").exists()
 
 
-def test_a_file_that_can_not_be_read_stops_it_until_it_can(tmp_path, capsys):
-    folder = write_files(tmp_path / "images", {"a/1.jpg": imagenet_tars.photo(1)})
-    (folder / "a/2.jpg").symlink_to(folder / "away")
-    output = tmp_path / "records"
-    assert run(f"folder:{folder}", "--output", output) == 2
-    assert "a/2.jpg can't be read" in capsys.readouterr().err
-    (folder / "away").write_bytes(imagenet_tars.photo(2))
+def two_images(tmp_path: Path) -> Path:
+    photos = {f"a/{number}.jpg": imagenet_tars.photo(number) for number in (1, 2)}
+    return write_files(tmp_path / "images", photos)
+
+
+def test_a_file_that_can_not_be_read_stops_it_until_it_can(tmp_path, capsys, monkeypatch):
+    folder, output, list_folder = two_images(tmp_path), tmp_path / "records", sources.list_folder
+
+    def lost_when_listed(path: str) -> sources.Folder:
+        listed = list_folder(path)
+        (folder / "a/2.jpg").rename(tmp_path / "away")
+        return listed
+
+    monkeypatch.setattr(storage, "DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(sources, "list_folder", lost_when_listed)
+    assert run(f"folder:{folder}", "--output", output) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("training.prepare: error: a/2.jpg can't be read: ")
+    assert last.endswith("No such file or directory. Once it can, the same command goes on.")
+    monkeypatch.undo()
+    (tmp_path / "away").rename(folder / "a/2.jpg")
     assert run(f"folder:{folder}", "--output", output) == 0
     assert sources.load(f"tfds:{output}", "train").count == 2
+
+
+def test_a_link_to_nothing_does_not_stop_it(tmp_path, capsys):
+    folder = two_images(tmp_path)
+    (folder / "a/3.jpg").symlink_to(folder / "gone")
+    assert run(f"folder:{folder}", "--output", tmp_path / "records") == 0
+    assert f"1 behind a broken link ({folder}/a/3.jpg)" in capsys.readouterr().out
+    assert sources.load(f"tfds:{tmp_path / 'records'}", "train").count == 2
+
+
+def test_two_at_once(tmp_path, capsys):
+    folder, output = two_images(tmp_path), tmp_path / "records"
+    with FolderLock(output):
+        assert run(f"folder:{folder}", "--output", output) == 2
+        error = capsys.readouterr().err
+        assert f"{output} is being written by process {os.getpid()} on " in error
+        assert "another --output" in error and error.count("\n") == 1
+        assert [*contents(output)] == ["lock"]
+    assert run(f"folder:{folder}", "--output", output) == 0
+    assert "lock" not in contents(output)
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+@pytest.mark.parametrize("noted", ["size", "nothing"])
+def test_a_record_file_that_is_cut_off(tmp_path, capsys, file_format, noted):
+    folder, output = two_images(tmp_path), tmp_path / "records"
+    command = (f"folder:{folder}", "--output", output, "--format", file_format)
+    assert run(*command) == 0
+    whole = contents(output)
+    (file,) = output.glob("*record-0*")
+    size = file.stat().st_size
+    os.truncate(file, size - 5)
+    if noted == "nothing":  # as by earlier versions
+        state = json.loads((output / "prepare.json").read_text())
+        for key in ("size", "sha256"):
+            del state["done"][file.name][key]
+        (output / "prepare.json").write_text(json.dumps(state))
+    else:
+        message = rf"not as they were written: {file.name} \({size - 5:,} bytes of {size:,}\)"
+        with pytest.raises(ConfigError, match=message):
+            sources.load(f"tfds:{output}", "train")
+    assert run(*command) == 0
+    assert contents(output) == whole
+    os.truncate(file, 0)
+    (output / "prepare.json").unlink()
+    with pytest.raises(ConfigError, match=rf"{file.name} \(0 bytes\)"):
+        sources.load(f"tfds:{output}", "train")
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_what_was_not_written_whole_is_not_there(tmp_path, capsys, monkeypatch, file_format):
+    folder, output = two_images(tmp_path), tmp_path / "records"
+    command = (f"folder:{folder}", "--output", output, "--format", file_format)
+    make = writer._writer
+
+    @contextlib.contextmanager
+    def forgetful(*args):
+        with make(*args) as write:
+            forget = iter([True, False])
+            yield lambda record: None if next(forget) else write(record)
+
+    monkeypatch.setattr(writer, "_writer", forgetful)
+    assert run(*command) == 1
+    error = capsys.readouterr().err
+    assert "was not written as it should be: it has 1 records" in error and error.count("\n") == 1
+    assert [*contents(output)] == ["prepare.json"]
+    monkeypatch.undo()
+    assert run(*command) == 0
+
+
+@pytest.mark.parametrize("what", ["write_text", "_internal.write_dataset_info", "_record"])
+def test_a_full_disk(tmp_path, capsys, monkeypatch, what):
+    folder, output = two_images(tmp_path), tmp_path / "records"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"training.data.records.writer.{what}", full)
+    assert run(f"folder:{folder}", "--output", output) == 1
+    error = capsys.readouterr().err
+    assert f"{output} can't be written: [Errno 28] No space left on device. Once it can" in error
+    assert error.count("\n") == 1 and not (output / "dataset_info.json").exists()
+    monkeypatch.undo()
+    assert run(f"folder:{folder}", "--output", output) == 0
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from keras_cvt.imagenet import synsets
 from training.config import ConfigError
 from training.data import sources
 from training.data.classes import with_labels_of
+from training.data.sources.record_files import allow_open_files
 
 
 def examples(images: sources.Source, key=None, worker=0, workers=1) -> list[tuple]:
@@ -228,8 +230,12 @@ def test_a_class_may_have_no_validation_images(tmp_path):
     [
         ("folder:/no/such/folder", "/no/such/folder can't be read"),
         ("tfd:cifar10", "tfds:NAME, .*'tfd:cifar10'. Did you mean 'tfds'"),
-        ("folder", "folder:PATH"),
-        ("tfds:", "tfds:NAME"),
+        ("folder", "Received 'folder'. Did you mean folder:PATH\\?"),
+        ("folder:", "Did you mean folder:PATH\\?"),
+        ("digits:8", "Did you mean digits\\?"),
+        ("tars:/my/tars", "training.prepare writes is tfds:/my/tars"),
+        (os.path.dirname(__file__), f"Did you mean folder:{os.path.dirname(__file__)}\\?"),
+        ("tfds:", "Did you mean tfds:NAME\\?"),
         ("tfds:imagnet2012", "Did you mean 'imagenet2012'"),
         ("tfds:/no/such/folder", "no dataset_info.json"),
         (
@@ -243,6 +249,27 @@ def test_sources_that_are_not_there(tmp_path, source, message):
     with pytest.raises(ConfigError, match=message) as error:
         sources.load(source, "train", data_dir=str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_source_without_network_is_refused_in_a_line(monkeypatch):
+    def unreachable(path):
+        raise tf.errors.UnavailableError(None, None, f"Could not resolve host\\nof {path}")
+
+    monkeypatch.setattr(tf.io.gfile, "exists", unreachable)
+    monkeypatch.setattr(tf.io.gfile, "listdir", unreachable)
+    for kind in ("tfds", "folder"):
+        with pytest.raises(
+            ConfigError, match="gs://bucket/x can't be read: Could not resolve host"
+        ):
+            sources.load(f"{kind}:gs://bucket/x", "train")
+
+
+def test_more_open_files_than_may_ever_be(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    allow_open_files(900)
+    with pytest.raises(ConfigError, match="must be at least 1064 .* Received 1000"):
+        allow_open_files(1000)
 
 
 # tensorflow_datasets.

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cvt._messages import one_line
+from keras_cvt.images.listing import shown
 from keras_cvt.images.load import ImageError, decode
-from training.config import ConfigError
+from training.data.storage import read_patiently
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +41,12 @@ class Part:
         return digest.hexdigest()
 
     def content(self, index: int) -> bytes:
-        """Reads the content of an image's file.
+        """Reads the content of an image's file, and waits for it if need be.
 
         Raises:
-            ConfigError: If it can't be read.
+            StorageError: If it can't be read.
         """
-        try:
-            return self.read(index)
-        except (OSError, tf.errors.OpError) as error:
-            raise ConfigError(
-                f"{os.fsdecode(self.names[index])} can't be read: {one_line(error)} Once it "
-                "can, the same command goes on."
-            ) from None
+        return read_patiently(shown(os.fsdecode(self.names[index])), lambda: self.read(index))
 
     def checked(self, index: int) -> tuple[bytes, str | None]:
         """Reads the content of an image's file; and says why it can't be decoded, if so."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_cvt._messages import one_line
 from training.config import ConfigError
 from training.data import sources
 from training.data.records.tars import TRAIN_TAR, VALIDATION_TAR
+from training.data.storage import StorageError
 
 # What the builders of tfds look for.
 _TARS = {"imagenet2012": (TRAIN_TAR, VALIDATION_TAR), "imagenet2012_real": (VALIDATION_TAR,)}
@@ -52,6 +54,8 @@ def prepare_tfds(name: str, data_dir: str | None, tars: Path | None, file_format
             file_format=file_format,
             download_config=tfds.download.DownloadConfig(manual_dir=tars),
         )
-    except Exception as error:  # of a server, the network, the disk, a damaged tar, the builder
+    except (OSError, tf.errors.OpError) as error:  # of a server, the network, the disk
+        raise StorageError(f"{name} can't be prepared: {one_line(error)}") from error
+    except Exception as error:  # of a damaged tar, the builder
         raise ConfigError(f"{name} can't be prepared: {one_line(error)}") from error
     return f"{builder.data_path} is prepared: the source tfds:{name}."

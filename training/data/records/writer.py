@@ -18,15 +18,20 @@ from tqdm import tqdm
 
 from keras_cvt._files import replacing, write_text
 from keras_cvt._messages import one_line
+from keras_cvt.images.listing import shown
 from training import _internal
 from training.config import ConfigError
+from training.data.records import manifest
 from training.data.records.part import Part
+from training.data.storage import StorageError
+from training.locking import NAME as LOCK
+from training.locking import FolderLock
 
 SEED = 0  # of the images' order
 
 THREADS = 16  # that read and check images
 
-STATE = "prepare.json"
+_GOES_ON = " Once it can, the same command goes on."
 
 
 def write_records(
@@ -49,8 +54,26 @@ def write_records(
         What is written, in a few lines.
 
     Raises:
-        ConfigError: If the folder has something else, or an image's file can't be read.
+        ConfigError: If the folder has something else, or another process writes there.
+        StorageError: If an image's file can't be read, or the folder can't be written.
     """
+    with FolderLock(output, option="--output"):
+        try:
+            return _write_records(classes, parts, output, file_format, shard_size)
+        except StorageError as error:
+            raise StorageError(f"{error}{_GOES_ON}") from None
+        except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
+            reason = one_line(error).rstrip(".")
+            raise StorageError(f"{output} can't be written: {reason}.{_GOES_ON}") from error
+
+
+def _write_records(
+    classes: tuple[str, ...],
+    parts: dict[str, Part],
+    output: Path,
+    file_format: str,
+    shard_size: int,
+) -> str:
     plan = {
         "format": file_format,
         "shard_size": shard_size,
@@ -61,19 +84,13 @@ def write_records(
     if state is None:
         files = {name: _number_of_files(part, shard_size) for name, part in parts.items()}
         state = {"plan": plan, "files": files, "done": {}}
-        write_text(output / STATE, json.dumps(state))
+        write_text(output / manifest.NAME, json.dumps(state))
     jobs = [
         _Job(name, _internal.record_path(output, name, file_format, shard, number), rows)
         for name, number in state["files"].items()
         for shard, rows in enumerate(np.array_split(_order(parts[name]), number))
     ]
-    try:
-        _write_missing(jobs, parts, output, file_format, state)
-    except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
-        raise ConfigError(
-            f"{output} can't be written: {one_line(error)} Once it can, the same command goes on."
-        ) from error
-
+    _write_missing(jobs, parts, output, file_format, state)
     shards = {
         name: [state["done"][job.path.name] for job in jobs if job.part == name] for name in parts
     }
@@ -116,7 +133,7 @@ def _write_missing(
     state: dict[str, Any],
 ) -> None:
     """Writes the record files that an earlier call has not, and notes each when it is complete."""
-    missing = [job for job in jobs if not (job.path.name in state["done"] and job.path.is_file())]
+    missing = [job for job in jobs if not _is_done(job.path, file_format, state["done"])]
     total, to_do = (sum(len(job.rows) for job in some) for some in (jobs, missing))
     with (
         concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
@@ -128,17 +145,32 @@ def _write_missing(
             state["done"][job.path.name] = _write(
                 job.path, file_format, part, job.rows, contents, bar
             )
-            write_text(output / STATE, json.dumps(state))
+            write_text(output / manifest.NAME, json.dumps(state))
+
+
+def _is_done(path: Path, file_format: str, done: dict[str, Any]) -> bool:
+    """Whether a record file is there as an earlier call has written it."""
+    if path.name not in done or not path.is_file():
+        return False
+    noted = done[path.name]
+    if "size" in noted:
+        return noted["size"] == path.stat().st_size
+    # An earlier version noted the size and the checksum of no file.
+    try:
+        noted.update(_checked(path, file_format, noted))
+    except IncompleteError:
+        return False
+    return True
 
 
 def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Returns what an earlier call has left in the folder, or None; makes the folder if need be."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if (output / STATE).exists():
-            state = json.loads((output / STATE).read_text(encoding="utf-8"))
+        if (output / manifest.NAME).exists():
+            state = json.loads((output / manifest.NAME).read_text(encoding="utf-8"))
             there = state["plan"]
-        elif any(output.iterdir()):
+        elif any(path.name != LOCK for path in output.iterdir()):
             raise ConfigError(f"{output} must be empty, or begun by training.prepare.")
         else:
             return None
@@ -173,20 +205,59 @@ def _number_of_files(part: Part, shard_size: int) -> int:
 def _write(
     path: Path, file_format: str, part: Part, rows: np.ndarray, contents: Iterator, bar: Any
 ) -> dict[str, Any]:
-    """Writes a record file with these images; returns how many it has, and which are damaged."""
+    """Writes a record file with these images; returns what is in it, and which are damaged."""
     done = {"images": 0, "bytes": 0, "damaged": []}
-    with replacing(path) as temporary, _writer(temporary, file_format) as write:
-        for row, (content, damage) in zip(rows, contents, strict=True):
-            name = part.names[row]
-            if damage:
-                done["damaged"].append(f"{path.name}: {os.fsdecode(name)}: {damage}")
-            else:
-                record = _record(content, int(part.labels[row]), name)
-                write(record)
-                done["images"] += 1
-                done["bytes"] += len(record)
-            bar.update()
+    with replacing(path) as temporary:
+        with _writer(temporary, file_format) as write:
+            for row, (content, damage) in zip(rows, contents, strict=True):
+                name = part.names[row]
+                if damage:
+                    done["damaged"].append(f"{path.name}: {shown(os.fsdecode(name))}: {damage}")
+                else:
+                    record = _record(content, int(part.labels[row]), name)
+                    write(record)
+                    done["images"] += 1
+                    done["bytes"] += len(record)
+                bar.update()
+        done.update(_checked(temporary, file_format, done))
     return done
+
+
+class IncompleteError(OSError):
+    """A record file without the records that were written to it."""
+
+
+def _checked(path: Path, file_format: str, written: dict[str, Any]) -> dict[str, Any]:
+    """Reads a record file, whose records have checksums; returns its size and its checksum.
+
+    Raises:
+        IncompleteError: If it does not have as many images and bytes as were written.
+    """
+    try:
+        sizes = [len(record) for record in _records(path, file_format)]
+    except (RuntimeError, tf.errors.DataLossError) as error:  # RuntimeError: of ArrayRecord
+        raise IncompleteError(f"{path.name} was not written as it should be: {error}") from None
+    if (len(sizes), sum(sizes)) != (written["images"], written["bytes"]):
+        raise IncompleteError(
+            f"{path.name} was not written as it should be: it has {len(sizes)} records with "
+            f"{sum(sizes)} bytes, not {written['images']} with {written['bytes']}"
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _records(path: Path, file_format: str) -> Iterator[bytes]:
+    if file_format == "tfrecord":
+        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        return
+    from array_record.python.array_record_module import ArrayRecordReader  # not on Windows
+
+    with contextlib.closing(ArrayRecordReader(str(path), "")) as reader:
+        if not reader.ok():
+            raise RuntimeError("it is damaged")
+        for record in range(reader.num_records()):
+            yield reader.read([record])[0]
 
 
 @contextlib.contextmanager

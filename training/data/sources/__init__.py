@@ -19,6 +19,8 @@ Training images are the part "train", those it is validated with the part "valid
 
 from __future__ import annotations
 
+import os
+
 from keras_cvt._messages import did_you_mean
 from training.config import ConfigError
 from training.data.sources.contents import Contents
@@ -51,11 +53,25 @@ def load(source: str, part: str, split: str | None = None, data_dir: str | None 
         return folder(place, part, split)
     if kind == "tfds" and place:
         return tfds_source(place, part, split, data_dir)
-    hint = did_you_mean(kind, ("digits", "folder", "tfds"))
+    hint = _hint(source)
     raise ConfigError(
         "A source must be tfds:NAME, tfds:NAME/CONFIG, folder:PATH or digits. Received "
         f"{source!r}.{hint}"
     )
+
+
+def _hint(source: str) -> str:
+    """What may be meant by something that is no source: " Did you mean ...?", or ""."""
+    kind, _, place = source.partition(":")
+    complete = {"digits": "digits", "folder": "folder:PATH", "tfds": "tfds:NAME"}
+    if kind in complete:
+        return f" Did you mean {complete[kind]}?"
+    if kind in ("records", "tfrecord", "array_record", "tars"):
+        return f" What training.prepare writes is tfds:{place or 'PATH'}."
+    if os.path.isdir(os.path.expanduser(source)):
+        kinds = "tfds" if os.path.exists(f"{source}/dataset_info.json") else "folder"
+        return f" Did you mean {kinds}:{source}?"
+    return did_you_mean(kind, complete) if place else did_you_mean(source, complete.values())
 
 
 __all__ = [

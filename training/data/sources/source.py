@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -30,6 +30,8 @@ class Source(abc.ABC):
         labels: int64 (n,), the classes that are right. Only ImageNet-ReaL has more or fewer than
             one of them; an image with none does not count.
         name: string (), by which a person finds the image.
+        unread: string (), the path of a file that can't be read now, else "". May be missing: where
+            `example` reads a file, it is an error if it can't.
 
     A row is a dict too: what it takes to make an example, which may take long, and whatever else
     belongs to it.
@@ -45,6 +47,7 @@ class Source(abc.ABC):
         left_out: Which files beside the images are passed over, and why, in one line; "" if none are.
         needs_pillow: An image that, by its name, TensorFlow alone does not decode; "" if there is none.
         contents: Which images these are; None where nobody asks.
+        rereads: Whether `example` reads a file, so that it may help to call it again.
     """
 
     count: int
@@ -57,6 +60,7 @@ class Source(abc.ABC):
     left_out: str = ""
     needs_pillow: str = ""
     contents: Contents | None = None
+    rereads: ClassVar[bool] = False
 
     @property
     def class_ids(self) -> tuple[str, ...]:
@@ -131,6 +135,7 @@ class RandomAccess(Source):
     """
 
     at: Callable[[tf.Tensor], Example] = dataclasses.field(kw_only=True)
+    rereads: ClassVar[bool] = True
 
     def rows(self, key: tf.Tensor | None = None) -> tf.data.Dataset:
         return tf.data.Dataset.range(self.count).map(

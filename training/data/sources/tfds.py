@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import os
 import re
 import sys
@@ -15,6 +17,7 @@ import tensorflow_datasets as tfds
 from keras_cvt._messages import did_you_mean, one_line, some
 from training import _internal
 from training.config import ConfigError
+from training.data.records.manifest import noted_sizes
 from training.data.sources.contents import Contents, place
 from training.data.sources.record_files import (
     ArrayRecords,
@@ -52,9 +55,9 @@ def tfds_source(name: str, part: str, split: str | None, data_dir: str | None) -
     fields = {"count": files.count, "split": split, "contents": contents, **named(classes)}
     if file_format == "tfrecord":
         return Stream(**fields, stream=TFRecords(files, parse).stream)
-    records = array_records(builder, split)
     allow_open_files(len(files.paths))  # which it keeps open
-    return RandomAccess(**fields, at=ArrayRecords(files, records, parse).at)
+    records = ArrayRecords(files, functools.partial(array_records, builder, split), parse)
+    return RandomAccess(**fields, at=records.at)
 
 
 def _files(builder: Any, split: str, source: str) -> Files:
@@ -69,6 +72,7 @@ def _files(builder: Any, split: str, source: str) -> Files:
     if missing:
         raise ConfigError(f"{builder.data_path} lacks files of {source}: {some(sorted(missing))}.")
     paths = [os.fspath(file.filename) for file in files]
+    _check_sizes(paths, noted_sizes(os.fspath(builder.data_path)), source)
     return Files(paths, [file.skip for file in files], [file.take for file in files])
 
 
@@ -96,6 +100,23 @@ def _contents(builder: Any, split: str, files: Files) -> Contents:
     return Contents(lines, taken)
 
 
+def _check_sizes(paths: list[str], noted: dict[str, int], source: str) -> None:
+    """Refuses record files that are shorter or longer than those that were written."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # for files far away
+        sizes = pool.map(lambda path: tf.io.gfile.stat(path).length, paths)
+    names = [os.path.basename(path) for path in paths]
+    wrong = [
+        f"{name} ({size:,} bytes" + (f" of {noted[name]:,})" if name in noted else ")")
+        for name, size in zip(names, sizes, strict=True)
+        if not size or size != noted.get(name, size)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"Record files of {source} are not as they were written: {some(wrong)}. Copy or prepare "
+            "them again."
+        )
+
+
 def find_builder(name: str, data_dir: str | None = None) -> Any:
     """Finds the data set of that name, prepared or not, or the one that is prepared in that folder.
 
@@ -103,8 +124,11 @@ def find_builder(name: str, data_dir: str | None = None) -> Any:
         ConfigError: If there is none.
     """
     path = os.path.expanduser(name)
-    if tf.io.gfile.exists(f"{path}/dataset_info.json"):
-        return tfds.builder_from_directory(path)
+    try:
+        if tf.io.gfile.exists(f"{path}/dataset_info.json"):
+            return tfds.builder_from_directory(path)
+    except Exception as error:  # of the network, the disk, or a file that is something else
+        raise ConfigError(f"{path} can't be read: {one_line(error)}") from None
     if path.startswith((".", "/")) or "://" in path:
         raise ConfigError(f"{path} has no prepared data set: there is no dataset_info.json in it.")
     try:
