@@ -108,12 +108,11 @@ def test_last_block_computes_the_class_token_only():
 def test_one_model_for_images_of_any_size():
     """Compiled, of unknown height and width; each size within 1e-5 of a model of that size."""
     model = tiny()
-    for size in ((32, 32), (48, 80), (57, 41)):
+    for size in ((48, 80), (57, 41)):
         x = images(*size)
         fixed = tiny(input_shape=(*size, 3))
         fixed.set_weights(model.get_weights())
-        ours, theirs = model.predict(x, verbose=0), fixed.predict(x, verbose=0)
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        np.testing.assert_allclose(model.predict(x, verbose=0), numpy(fixed(x)), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -188,16 +187,32 @@ def test_save_and_load(options, tmp_path):
         np.testing.assert_array_equal(result, expected)
 
 
-def test_load_in_a_fresh_process(tmp_path):
-    model = tiny()
-    model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "expected.npy", numpy(model(images(48, 80))))
+def test_a_fresh_process(tmp_path):
+    """It loads models without custom objects. `import keras_cvt` asks for no other backend, nor for
+    what only some users need: those imports wait until they are used."""
+    model = tiny(dtype="mixed_bfloat16")
+    for name, saved in {"trained": model, "deployed": keras_cvt.deploy(model)}.items():
+        saved.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", numpy(saved(images(48, 80))))
     np.save(tmp_path / "images.npy", images(48, 80))
-    program = """
-import sys, numpy, keras, keras_cvt
-model = keras.saving.load_model("model.keras")
-output = keras.ops.convert_to_numpy(model(numpy.load("images.npy")))
-assert (output == numpy.load("expected.npy")).all()
+    program = f"""
+import sys, keras, numpy
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        asked.add(name.partition(".")[0])
+asked = set()
+sys.meta_path.insert(0, Watch())
+import keras_cvt
+others = {{"tensorflow", "torch", "jax"}} - {{"{BACKEND}"}}
+late = {{"huggingface_hub", "PIL", "matplotlib", "sklearn", "training"}}
+assert "keras_cvt" in asked and not asked & (others | late), asked
+images = numpy.load("images.npy")
+for name in ("trained", "deployed"):
+    model = keras.saving.load_model(name + ".keras")
+    output = keras.ops.convert_to_numpy(model(images))
+    assert (output == numpy.load(name + ".npy")).all(), name
+assert not model.trainable_weights
+assert keras_cvt.feature_pyramid(model)(images)["P4"].shape == (2, 3, 5, 16)
 """
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
@@ -210,14 +225,18 @@ def test_clone_and_stage_configs():
 
 
 def test_fit_reaches_every_weight(recwarn):
-    """One step of plain `fit`; Keras would warn of weights without gradients."""
+    """One step, compiled by XLA where there is XLA; Keras would warn of weights without gradients."""
     keras.utils.set_random_seed(0)
-    model = tiny(input_shape=(32, 32, 3))
+    stages = TINY[2:]  # with all kinds of weights: XLA takes its time for each block
+    model = keras_cvt.CvT(stages, classes=5, input_shape=(32, 32, 3))
     before = {w.path: np.array(numpy(w)) for w in model.weights}  # torch gives a view
-    # Plain gradient descent, in a step so large that what has a gradient moves.
-    model.compile(keras.optimizers.SGD(1e3), "sparse_categorical_crossentropy")
+    # Plain gradient descent, in a step so large that what has a gradient moves. torch would compile
+    # with a C++ toolchain of its own.
+    model.compile(
+        keras.optimizers.SGD(1e3), "sparse_categorical_crossentropy", jit_compile=BACKEND != "torch"
+    )
     model.fit(images(32, 32), np.array([1, 2]), verbose=0)
-    dead = "stage2_blocks_1/attn/conv_proj_q"
+    dead = "stage0_blocks_1/attn/conv_proj_q"
     for weight in model.weights:
         unmoved = (numpy(weight) == before[weight.path]).all()
         learned = "moving" not in weight.path
@@ -227,17 +246,9 @@ def test_fit_reaches_every_weight(recwarn):
     assert not [w for w in recwarn if "radients do not exist" in str(w.message)]
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="torch compiles with a C++ toolchain of its own")
-def test_jit_compiled_fit():
-    stages = TINY[2:]  # with all kinds of weights: XLA takes its time for each block
-    model = keras_cvt.CvT(stages, classes=5, input_shape=(32, 32, 3))
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=True)
-    model.fit(images(32, 32), np.array([1, 2]), verbose=0)
-
-
 def test_recomputing_changes_no_step():
     """The same gradients and drop path's same draws; BatchNorm's statistics move once, not twice."""
-    stages = [*TINY[:2], dataclasses.replace(TINY[2], drop_path_rate=0.5)]
+    stages = [dataclasses.replace(TINY[2], drop_path_rate=0.5)]
     trained = []
     for recompute in (False, True):
         keras.utils.set_random_seed(0)
@@ -255,7 +266,7 @@ def test_recomputing_computes_again():
 
     found = []
     for recompute in (False, True):
-        model = keras_cvt.CvT(TINY, input_shape=(32, 48, 3), classes=5, recompute=recompute)
+        model = keras_cvt.CvT(TINY[1:], input_shape=(32, 48, 3), classes=5, recompute=recompute)
 
         @tf.function
         def gradients(x, model=model):
@@ -266,22 +277,5 @@ def test_recomputing_computes_again():
         graph = gradients.get_concrete_function(tf.constant(images(32, 48))).graph.as_graph_def()
         nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
         found.append([node.op for node in nodes].count("Softmax") - 1)  # the classifier's own
-    blocks = sum(stage.depth for stage in TINY)
+    blocks = sum(stage.depth for stage in TINY[1:])
     assert found == [blocks, 2 * blocks]
-
-
-def test_import_asks_for_no_other_backend():
-    """Nor for what only some users need: those imports wait until they are used."""
-    program = f"""
-import sys, keras
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        asked.add(name.partition(".")[0])
-asked = set()
-sys.meta_path.insert(0, Watch())
-import keras_cvt
-others = {{"tensorflow", "torch", "jax"}} - {{"{BACKEND}"}}
-late = {{"huggingface_hub", "PIL", "matplotlib", "sklearn", "training"}}
-assert "keras_cvt" in asked and not asked & (others | late), asked
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
