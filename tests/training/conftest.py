@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 import tiny_runs
 
 from training import data, train
@@ -15,6 +16,14 @@ from training import data, train
 def deterministic() -> Iterator[None]:
     with tiny_runs.deterministic():
         yield
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Steps without a graph, for runs of so few steps that tracing would take most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

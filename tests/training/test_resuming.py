@@ -119,15 +119,18 @@ def test_a_checkpoint_has_everything(finished_run, images):
     assert sum(name.startswith("means/") for name in names) == 6
 
 
-def test_a_run_that_goes_on_does_not_need_the_weights_that_it_began_with(
-    finished_run, tmp_path, capsys
+def test_a_run_in_steps_goes_on_without_the_weights_that_it_began_with(
+    finished_run, tmp_path, capsys, eager
 ):
     begin = shutil.copy(finished_run / "model.keras", tmp_path / "begin.keras")
-    config = changed(weights=str(begin), epochs=None, steps=2, warmup_epochs=0)
-    assert train.train(config.replace(max_steps=1), tmp_path / "run") is None
-    assert "Stopped at step 1, as asked." in capsys.readouterr().out
-    assert train.train(config.replace(max_steps=1), tmp_path / "run") is None
+    config = changed(weights=str(begin), epochs=None, steps=7, warmup_epochs=0, ema=None)
+    run_dir = tmp_path / "run"
+    assert train.train(config.replace(max_steps=1), run_dir) is None
     assert "Stopped at step 1, as asked." in capsys.readouterr().out
     Path(begin).unlink()
-    assert train.train(config, tmp_path / "run") is not None
-    assert (tmp_path / "run" / "model.keras").exists()
+    report = train.train(config, run_dir)
+    # It ends within an epoch.
+    assert report["steps"] == 7 and report["epochs"] == 2
+    state = RunCheckpoints(run_dir / "checkpoints", keep=2).latest().state
+    assert [epoch["step"] for epoch in state["epochs"]] == [5, 7]
+    assert (run_dir / "model.keras").exists()

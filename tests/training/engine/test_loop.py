@@ -20,7 +20,7 @@ from training.engine.errors import RunError
 from training.engine.step import Trainer
 from training.runs.run_checkpoints import RunCheckpoints
 
-pytestmark = pytest.mark.usefixtures("deterministic")
+pytestmark = pytest.mark.usefixtures("deterministic", "eager")
 
 
 def test_images_are_prepared_in_parallel_though_operations_are_deterministic(images, monkeypatch):
@@ -71,14 +71,6 @@ def test_images_are_prepared_in_parallel_though_operations_are_deterministic(ima
 )
 def test_what_is_left_of_a_run_is_done_in_whole_epochs_and_parts(step, total, per_epoch, expected):
     assert loop.segments(step, total, per_epoch) == expected
-
-
-def test_a_run_in_steps_may_end_within_an_epoch(tmp_path):
-    config = changed(epochs=None, steps=7, warmup_epochs=0, ema=None, seed=3)
-    report = train.train(config, tmp_path)
-    assert report["steps"] == 7 and report["epochs"] == 2
-    state = RunCheckpoints(tmp_path / "checkpoints", keep=2).latest().state
-    assert [epoch["step"] for epoch in state["epochs"]] == [5, 7]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
