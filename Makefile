@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two processes. A file's tests stay together, for the models that they share; long files go first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+# XLA compiles in much less time without optimizing. JAX does so for every operation and shape.
+XLA_QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch clean
@@ -14,11 +16,12 @@ demo: .venv/made
 test: .venv/made
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python $(PYTEST)
+	$(XLA_QUICK) $(BIN)/python $(PYTEST)
 
-# What takes minutes: several processes that are killed, and whole runs.
+# What takes minutes: several processes that are killed, notebooks and whole runs. TURN=2/3 runs the
+# second of three shares of them, and prints what it leaves out.
 test-slow: .venv/made
-	$(BIN)/python $(PYTEST) -m slow
+	$(XLA_QUICK) $(BIN)/python $(PYTEST) -m slow $(if $(TURN),--turn $(TURN))
 
 lint: .venv/made
 	$(BIN)/ruff format --check .
@@ -40,11 +43,8 @@ test-backends: test-jax test-torch
 BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
 	layers test_model_contract.py test_models.py test_parity.py analysis/test_attention.py)
 
-# JAX compiles every operation for every shape: without optimizing it, in much less time.
-XLA_QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-
 test-jax: .venv-jax/made
-	KERAS_BACKEND=jax XLA_FLAGS="$(XLA_QUICK)" .venv-jax/bin/python $(PYTEST) $(BACKEND_TESTS) \
+	KERAS_BACKEND=jax $(XLA_QUICK) .venv-jax/bin/python $(PYTEST) $(BACKEND_TESTS) \
 		tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones
 
 test-torch: .venv-torch/made

@@ -20,7 +20,7 @@ SET += ["cooldown_epochs=1", "checkpoint_steps=1"]
 # On several devices a small model: the real one takes a minute to prepare on each.
 SMALL = ["model=custom", "dims=16,32,64", "depths=1,1,2", "heads=1,2,4"]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("imagenet")
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def assert_same_run(found_path: Path, expected_path: Path) -> dict[str, np.ndarr
 # ---- several devices
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 @pytest.mark.parametrize("variant", ["adamw", "sgd", "all"])
 def test_two_devices_learn_what_one_does(devices, variant):
     """Weights, statistics, averages, optimizer, seeds and metrics, with the same drop path."""
@@ -111,7 +111,7 @@ def test_two_devices_learn_what_one_does(devices, variant):
     assert any(name.startswith("seeds/") for name in run) == (variant == "adamw")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_one_devices_gradient_that_overflows_stops_the_step_on_both(devices):
     run = assert_same_run(devices / "mirrored-all.npz", devices / "one_device-all.npz")
     assert np.isfinite(run["norms"]).tolist() == [True, False, True, True, False, True]
@@ -121,7 +121,7 @@ def test_one_devices_gradient_that_overflows_stops_the_step_on_both(devices):
     assert scales == [2.0**28]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_dropout_differs_between_devices_and_steps(devices):
     with np.load(devices / "mirrored-masks.npz") as found:
         masks = [*found["dropout0"], *found["dropout1"]]
@@ -134,7 +134,7 @@ def test_dropout_differs_between_devices_and_steps(devices):
     assert len(alone) == 64 and len(masks[0]) == 32
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_drop_path_drops_what_one_device_drops(devices):
     with np.load(devices / "mirrored-masks.npz") as found:
         two = [found[f"path{step}"] for step in range(2)]
@@ -165,7 +165,7 @@ def test_drop_path_compiles_for_replicas_that_know_their_number_only_at_run_time
     assert set(whole) == {0, 2}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_what_the_devices_are_and_what_they_refuse(devices):
     told = json.loads((devices / "devices.json").read_text())
     assert told["described"] == [
@@ -182,7 +182,7 @@ def test_what_the_devices_are_and_what_they_refuse(devices):
 # ---- several processes
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_two_processes_learn_what_one_device_does(devices, workers):
     for number in range(2):
         run = assert_same_run(workers / f"worker{number}.npz", devices / "one_device-all.npz")
