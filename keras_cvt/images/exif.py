@@ -8,6 +8,18 @@ from __future__ import annotations
 TAG = 0x0112  # Orientation
 SHORT, LONG = 3, 4  # the types that its value may have
 
+# Where most JPEGs have these bytes: the start and a JFIF segment of the usual length; the first table.
+PLAIN_JPEG = ((0, b"\xff\xd8\xff\xe0\0\x10"), (20, b"\xff\xdb"))
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Tells whether a file is a JPEG that goes from its JFIF segment straight to the tables.
+
+    An Exif block stands before the tables, so that such a file has none. One that stands elsewhere is
+    not looked for: that would slow down the reading of all JPEGs.
+    """
+    return all(data[at : at + len(text)] == text for at, text in PLAIN_JPEG)
+
 
 def orientation(block: bytes) -> int:
     """Returns the orientation in an Exif block, 1 to 8. 1, upright, also where there is none.

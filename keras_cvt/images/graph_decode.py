@@ -99,10 +99,13 @@ def _is_common(data: tf.Tensor) -> tf.Tensor:
     They must not take longer for the sake of others: to look through the segments of a JPEG's header
     takes a tenth of the time of decoding.
     """
-    # The start, the JFIF segment of 16 bytes, and right behind it the tables.
-    jfif = _starts(data, b"\xff\xd8\xff\xe0\0\x10")
-    tables = tf.strings.substr(data, 20, 2) == b"\xff\xdb"
-    return jfif & tables & _is_complete(data)
+    return _is_plain(data) & _is_complete(data)
+
+
+def _is_plain(data: tf.Tensor) -> tf.Tensor:
+    """Tells whether a JPEG goes from its JFIF segment to the tables: see `exif.is_plain_jpeg`."""
+    start, tables = (tf.strings.substr(data, at, len(text)) == text for at, text in exif.PLAIN_JPEG)
+    return start & tables
 
 
 def _decode_common(data: tf.Tensor, box: Box | None) -> tf.Tensor:
@@ -123,7 +126,11 @@ def _decode_jpeg(
     )
     orientation = tf.constant(1)
     if upright:
-        orientation = _exif_orientation(_jpeg_segment(data, _APP1, _EXIF))
+        orientation = tf.cond(
+            _is_plain(data),
+            lambda: tf.constant(1),
+            lambda: _exif_orientation(_jpeg_segment(data, _APP1, _EXIF)),
+        )
 
     def whole() -> tf.Tensor:
         return _turned(tf.io.decode_jpeg(data, **_EXACT), orientation)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from keras_cvt.images import exif
 from keras_cvt.images.formats import why_refused
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import array_to_image, resize_and_crop, to_rgb
@@ -167,9 +168,12 @@ def _opened(data: bytes) -> PIL.Image.Image:
         raise ImageError("empty, 0 bytes")
     Image.init()
     try:
-        return Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
+        image = Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
     except UnidentifiedImageError as error:
         raise ImageError(why_refused(data)) from error
+    if exif.is_plain_jpeg(data):
+        image.info.pop("exif", None)
+    return image
 
 
 def _finished(opened: Callable, finish: Callable) -> np.ndarray:

@@ -192,6 +192,13 @@ def cmyk(transform: int | None) -> File:
     return File(data, shown(data))
 
 
+def misplaced_exif() -> bytes:
+    """A JPEG with an Exif block behind its tables, where the standard does not want it."""
+    block = exif(6)
+    at = JPEG.index(b"\xff\xc0")  # the frame
+    return JPEG[:at] + b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block + JPEG[at:]
+
+
 # ---- BMP
 
 
@@ -230,6 +237,7 @@ def lossy_alpha(format: str, **options) -> File:
 def files() -> dict[str, list[File]]:
     """The rows of the table in docs/pictures.md, and files for each."""
     quantized = IMAGE.quantize(200)
+    tall = encode(IMAGE.resize((WIDTH, 20 * HEIGHT)), "JPEG")
     return {
         "JPEG: RGB": [
             File(JPEG, shown(JPEG)),
@@ -242,8 +250,8 @@ def files() -> dict[str, list[File]]:
         "JPEG: CMYK or YCCK, with Adobe's marker": [cmyk(0), cmyk(2)],
         "JPEG: CMYK, without Adobe's marker": [cmyk(None)],
         "JPEG: several pictures (MPO)": [frames("MPO")],
-        "JPEG: EXIF orientation": turned("JPEG"),
-        "JPEG: cut off": [File(JPEG[:-cut], None) for cut in (2, 200)],
+        "JPEG: EXIF orientation": [*turned("JPEG"), File(misplaced_exif(), shown(JPEG))],
+        "JPEG: cut off": [File(tall[:-cut], None) for cut in (2, len(tall) // 5)],
         "PNG: gray, 1, 2, 4, 8 bits": grays(transparent=False),
         "PNG: gray, 16 bits": [File(deep(DEEP_GRAY, _PLAIN), rgb(np.rint(DEEP_GRAY / 257)))],
         "PNG: RGB, 8, 16 bits": [

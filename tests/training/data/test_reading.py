@@ -58,9 +58,9 @@ def training_reader(box=None, **options):
     return pixels
 
 
-def lower_left(height, width):
-    """A box that shows whether its height and width are those of the upright picture."""
-    return tf.stack([height // 2, 0, height // 2, width // 3])
+def upper_left(height, width):
+    """A box of the upright picture, above where a file is cut off."""
+    return tf.stack([0, 0, height // 2, width // 3])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def readers():
     return {
         "load_image": loaded,
         "training": training_reader(),
-        "the crop": training_reader(lower_left),
+        "the crop": training_reader(upper_left),
         "serve_bytes": served,
     }
 
@@ -107,7 +107,7 @@ def test_a_row_of_the_table(row, readers):
                 continue
             expected = file.pixels
             if name == "the crop":
-                top, left, height, width = lower_left(*expected.shape[:2]).numpy()
+                top, left, height, width = upper_left(*expected.shape[:2]).numpy()
                 # libjpeg makes the colors of the last column without those beside the crop.
                 expected = expected[top : top + height, left : left + width - 1]
                 pixels = pixels[:, :-1]
