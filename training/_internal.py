@@ -70,17 +70,17 @@ def decays(optimizer: keras.Optimizer, variable: Any) -> bool:
 class StepsOfItsOwn:
     """Mixin for a `keras.Model` that has its own way to run its steps in `fit` and `evaluate`.
 
-    The model has `run_on_replicas(step)`, which gives a function that takes a batch from an iterator
-    and does a step with it.
+    The model has `of_iterator(step)`, which gives a function that takes a batch from an iterator and
+    does a step with it.
     """
 
     def make_train_function(self, force: bool = False) -> None:
         if self.train_function is None or force:
-            self.train_function = self.run_on_replicas(self.train_step)
+            self.train_function = self.of_iterator(self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
         if self.test_function is None or force:
-            self.test_function = self.run_on_replicas(self.test_step)
+            self.test_function = self.of_iterator(self.test_step)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # All is built already. Keras' own takes a batch for it, which fails with several machines.

@@ -83,13 +83,13 @@ def test_the_states_of_optimizers_are_found():
 
 def test_fit_and_evaluate_run_the_trainers_own_steps(monkeypatch):
     ran = []
-    real = Trainer.run_on_replicas
+    real = Trainer.of_iterator
 
     def noting(self, step):
         ran.append(step.__name__)
         return real(self, step)
 
-    monkeypatch.setattr(Trainer, "run_on_replicas", noting)
+    monkeypatch.setattr(Trainer, "of_iterator", noting)
     model = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(6)]
     )

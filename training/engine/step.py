@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -72,6 +73,10 @@ class Trainer(StepsOfItsOwn, keras.Model):
             ]
         self.built = True
 
+        self._parts = [] if accumulation == 1 else [_own_sum(w) for w in cvt.trainable_weights]
+        self._part_sums = None if accumulation == 1 else _own_sum(tf.zeros(4))
+        self.jit_compile = False
+
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """float32 logits, whatever the model computes with."""
         return tf.cast(self.cvt(images, training=training), tf.float32)
@@ -87,11 +92,70 @@ class Trainer(StepsOfItsOwn, keras.Model):
         return list(self.means.values())
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step with this replica's part of a batch: images, and labels that sum to 1."""
-        replica = tf.distribute.get_replica_context()
-        gradients, sums = self._gradients(*data, replicas=replica.num_replicas_in_sync)
+        """One step with a batch: images, and labels that sum to 1. Each replica has its rows of it."""
+        if self.accumulation == 1:
+            return self._on_replicas(self._step, data)
+        self._on_replicas(self._begin_step)
+        # Around the replicas, and not in each of them: in a loop of its own, a replica can't ask the
+        # others for what BatchNormalization needs.
+        tf.while_loop(
+            lambda part: part < self.accumulation,
+            lambda part: self._after(part, self._on_replicas(self._add_part, data, part)),
+            [tf.constant(0)],
+            parallel_iterations=1,  # at once, they would need as much memory as the whole
+        )
+        return self._on_replicas(self._finish_step)
+
+    def _step(self, data):
+        """A step without parts, in each replica."""
+        return self._apply(*self._gradients(*data))
+
+    def _begin_step(self):
+        """Before the parts of a step, in each replica."""
+        for total in (*self._parts, self._part_sums):
+            total.assign(tf.zeros_like(total))
+
+    def _add_part(self, data, part):
+        """Adds up what a part of the batch gives, in each replica."""
+        # Not successive rows, but each so many rows one: then a part has the same rows of the global
+        # batch, whose statistics BatchNormalization takes, on any number of replicas.
+        data = [
+            tf.gather(tf.reshape(whole, (-1, self.accumulation, *whole.shape[1:])), part, axis=1)
+            for whole in data
+        ]
+        gradients, sums = self._gradients(*data)
+        for total, new in zip((*self._parts, self._part_sums), (*gradients, sums), strict=True):
+            total.assign_add(new)
+        return sums
+
+    @staticmethod
+    def _after(part, done):
+        """The next part's number, which there is only when this one is `done`."""
+        with tf.control_dependencies(tf.nest.flatten(done, expand_composites=True)):
+            return [part + 1]
+
+    def _finish_step(self):
+        """After the parts of a step, in each replica."""
+        gradients = [tf.convert_to_tensor(total) for total in self._parts]
+        return self._apply(gradients, tf.convert_to_tensor(self._part_sums))
+
+    def _gradients(self, images, labels):
+        """This replica's share of the gradient of the mean loss, and of the sums of the logs."""
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+            share = tf.reduce_mean(losses) / (self.accumulation * replicas)
+            share = self.optimizer.scale_loss(share)
+        gradients = tape.gradient(share, self.cvt.trainable_weights)
+        best = tf.one_hot(tf.argmax(labels, axis=-1), labels.shape[-1])
+        return gradients, _sums(logits, losses, best, tf.ones_like(losses))
+
+    def _apply(self, gradients, sums):
+        """Makes a step of the replicas' shares of the gradient; returns the logs."""
         # From here on, all replicas have the same numbers. So clipping, and leaving a step out, are
         # what they are on one device.
+        replica = tf.distribute.get_replica_context()
         *gradients, sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, sums])
         norm = tf.linalg.global_norm(gradients) / self.optimizer.scale_loss(1.0)
         if self.clip_norm is not None:
@@ -106,38 +170,15 @@ class Trainer(StepsOfItsOwn, keras.Model):
         last = {"step_loss": sums[0] / sums[-1], "gradient_norm": norm, "learning_rate": rate}
         return {**logs, **last}
 
-    def _gradients(self, images, labels, replicas):
-        """This replica's share of the gradient of the mean loss, and of the sums of the logs."""
-        gradients, sums = None, tf.zeros(4)
-        # Not successive rows, but each so many rows one: then a part has the same rows of the global
-        # batch, whose statistics BatchNormalization takes, on any number of replicas.
-        parts = [
-            tf.unstack(tf.reshape(whole, (-1, self.accumulation, *whole.shape[1:])), axis=1)
-            for whole in (images, labels)
-        ]
-        for part_images, part_labels in zip(*parts, strict=True):
-            if gradients is not None:
-                # One part after the other: at once, they would need as much memory as the whole.
-                with tf.control_dependencies(gradients):
-                    part_images = tf.identity(part_images)
-            with tf.GradientTape() as tape:
-                logits = self(part_images, training=True)
-                losses = tf.nn.softmax_cross_entropy_with_logits(part_labels, logits)
-                share = tf.reduce_mean(losses) / (self.accumulation * replicas)
-                share = self.optimizer.scale_loss(share)
-            new = tape.gradient(share, self.cvt.trainable_weights)
-            if gradients is not None:
-                new = [a + b for a, b in zip(gradients, new, strict=True)]
-            gradients = new
-            best = tf.one_hot(tf.argmax(part_labels, axis=-1), part_labels.shape[-1])
-            sums += _sums(logits, losses, best, tf.ones_like(losses))
-        return gradients, sums
-
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Evaluates this replica's part of a batch: images, right classes, and weights.
+        """Evaluates a batch: images, right classes, and weights. Each replica has its rows of it.
 
         The right classes are 1, all others 0; weights are 1, or 0 for what only fills the batch.
         """
+        return self._on_replicas(self._evaluate, data)
+
+    def _evaluate(self, data):
+        """Evaluates a batch, in each replica."""
         images, right, weights = data
         logits = self(images, training=False)
         labels = tf.math.divide_no_nan(right, tf.reduce_sum(right, axis=-1, keepdims=True))
@@ -171,20 +212,34 @@ class Trainer(StepsOfItsOwn, keras.Model):
         """Empty, if there are no averages."""
         return list(zip(self.averages, self.cvt.weights, strict=False))
 
-    def run_on_replicas(self, step: Callable) -> Callable:
-        """A function that takes a batch from an iterator, and does a step with it."""
-        strategy = self.distribute_strategy
+    def _on_replicas(self, step: Callable, *arguments: Any) -> Any:
+        """What a function of one replica returns on all of them, each with its part of arguments."""
         if self.jit_compile:
             step = tf.function(step, jit_compile=True)
+        return self.distribute_strategy.run(step, args=arguments)
+
+    def of_iterator(self, step: Callable) -> Callable:
+        """A function that takes a batch from an iterator, and does a step with it."""
 
         @tf.function
         def function(iterator):
-            logs = strategy.run(step, args=(next(iterator),))
+            logs = step(next(iterator))
             # The steps give the same on each replica, so any may answer. Keras would take the mean,
             # which fails with several machines.
-            return {k: strategy.experimental_local_results(v)[0] for k, v in logs.items()}
+            local = self.distribute_strategy.experimental_local_results
+            return {name: local(value)[0] for name, value in logs.items()}
 
         return function
+
+
+def _own_sum(like: Any) -> tf.Variable:
+    """A variable in which each replica adds up what is its own."""
+    return tf.Variable(
+        tf.zeros(like.shape),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )
 
 
 def _sums(logits, losses, right, weights):

@@ -45,7 +45,8 @@ def cvt(dtype="float32", projection="dw_bn", drop_path_rate=0.0):
 def trainer_of(model, overrides=SGD, scaled=False, **options):
     trainer = Trainer(model, **options)
     config = configs.load("digits", overrides)
-    trainer.compile(optim.optimizer(config, model, steps_per_epoch=10, scaled=scaled))
+    optimizer = optim.optimizer(config, model, steps_per_epoch=10, scaled=scaled)
+    trainer.compile(optimizer, jit_compile=False)
     return trainer
 
 
