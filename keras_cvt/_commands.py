@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import functools
 import io
 import math
@@ -24,14 +23,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from keras_cvt._files import check_folder, check_new
+from keras_cvt._files import check_folder, check_new, is_disk_fault
 from keras_cvt._messages import one_line
+from keras_cvt.images.preprocessing import SMALLEST_CROP
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 CLOSED = 141  # as of a program that SIGPIPE ends
-
-# A full disk, too many open files, and so on: no fault of the program, whatever it was doing.
-_OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS)
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -62,8 +59,10 @@ def command(
     """Makes of a function the `main` of a program, which returns its exit status.
 
     The function takes the arguments (None for those of the process) and returns None or a status.
-    Wrong arguments have the status 2, Ctrl-C has 130. A full disk and the like have 1; and where
-    standard output has been closed, as by `| head`, the status is 141 and nothing is said.
+    Wrong arguments have the status 2, Ctrl-C has 130. A disk that is full or fails, or too many open
+    files, have 1 whatever kind of error that is: the same command may work later. When nobody reads
+    the standard output any more (`| head`), the status is 141, as for other programs, and nothing is
+    said.
 
     Args:
         program: Its name, which begins the line that tells an error.
@@ -100,34 +99,31 @@ def exit_status(
         return status
     except KeyboardInterrupt as stop:
         said = f"Interrupted. {stop if stop.args else interrupted}"
-        print(f"\n{program}: {said.rstrip()}", file=sys.stderr)
+        _tell(f"\n{program}: {said.rstrip()}")
         return INTERRUPTED
     except BrokenPipeError:
-        _abandon_stdout()
+        _abandon_output()
         return CLOSED
-    except (OSError, *statuses) as error:
-        status = _of_machine(error)
-        if status is None:
-            status = next((s for kind, s in statuses.items() if isinstance(error, kind)), None)
-        if status is None:
+    except Exception as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _abandon_output()
+        known = [status for kind, status in statuses.items() if isinstance(error, kind)]
+        if is_disk_fault(error):
+            known = [FAILED]
+        if not known:
             raise
-        program = getattr(error, "program", "") or program
-        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
-        return status
+        _tell(f"{getattr(error, 'program', '') or program}: error: {one_line(error)}")
+        return known[0]
 
 
-def _of_machine(error: Exception) -> int | None:
-    """The status of an error that comes of the machine, such as a full disk; else None."""
-    if getattr(error, "errno", None) not in _OF_MACHINE:
-        return None
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _abandon_stdout()
-    return FAILED
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens
+        print(message, file=sys.stderr)
 
 
-def _abandon_stdout() -> None:
+def _abandon_output() -> None:
     """Keeps Python from trying once more, at its end, to write what can't be written."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: it is no file, or closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -183,16 +179,16 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def crop(text: str) -> float | str:
-    """A share of a picture's side, more than 0 and at most 1; or "official" or "none"."""
+    """A share of a picture's side, from 0.01 to 1; or "official" or "none"."""
     if text in ("official", "none"):
         return text
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= 1:
+    if not SMALLEST_CROP <= value <= 1:
         raise argparse.ArgumentTypeError(
-            f"must be official, none, or more than 0 and at most 1. Received {text!r}."
+            f"must be official, none, or from {SMALLEST_CROP:g} to 1. Received {text!r}."
         )
     return value
 

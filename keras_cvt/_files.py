@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -16,6 +19,23 @@ except ImportError:  # on Windows
     fcntl = None
 
 PREFIX = ".partial-"
+
+# What a disk, its file system or the limit of open files fails with, however right the path is.
+_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.EROFS, errno.ESTALE),
+)
+
+
+def is_disk_fault(error: BaseException) -> bool:
+    """Whether an error says that a disk is full or fails, or that too many files are open.
+
+    Besides OSError, that can be one of TensorFlow or of HDF5, of which only the words are known.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _DISK
+    said = str(error)
+    return any(os.strerror(number) in said for number in _DISK)
 
 
 def check_folder(path: Path) -> None:
@@ -81,7 +101,9 @@ def replacing(path: Path, *, overwrite: bool = True, durable: bool = False) -> I
         try:
             yield written
         except OSError as error:
-            if error.filename == str(written):  # a path that means nothing to anybody
+            # The temporary path means nothing to anybody; and an error of `write` names none.
+            unnamed = error.filename is None and is_disk_fault(error)
+            if unnamed or error.filename == str(written):
                 error.filename = str(path)
             raise
         if not os.path.lexists(written):
@@ -103,6 +125,41 @@ def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with replacing(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON as its standard has it, without NaN and infinity, which most readers refuse.
+
+    Args:
+        value: Dicts, lists, texts, numbers, booleans and None.
+        **options: Of `json.dumps`, such as `indent`.
+
+    Raises:
+        ValueError: For a number that is not finite.
+    """
+    return json.dumps(value, allow_nan=False, **options)
+
+
+def write_json(path: Path, value: Any, *, indent: int = 2) -> None:
+    """Writes a JSON file, whole or not at all; takes and raises what `json_text` does."""
+    write_text(path, json_text(value, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that has an object.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON, or has something else.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must have a JSON object. Received a {type(value).__name__}.")
+    return value
 
 
 @contextlib.contextmanager

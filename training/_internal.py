@@ -7,7 +7,7 @@ tests/training/test_internal.py fails when one of them moves something, and says
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.distribute import input_lib
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
+from tensorflow.python.eager import cancellation
 from tensorflow.python.framework import config as switches
 
 from keras_cvt import _keras_internal
@@ -127,6 +128,14 @@ class PlainIteration(input_lib.DistributedDatasetsFromFunction):
             )
         batches.__class__ = cls
         return batches
+
+
+@contextlib.contextmanager
+def cancellable() -> Iterator[Callable[[], None]]:
+    """Inside, functions that run can be cancelled: by what this gives, from another thread."""
+    manager = cancellation.CancellationManager()
+    with cancellation.CancellationManagerContext(manager):
+        yield manager.start_cancel
 
 
 def slurm_hosts(nodelist: str) -> list[str]:

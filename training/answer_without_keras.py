@@ -1,20 +1,27 @@
 """Answers images with a SavedModel, in a process in which Keras cannot be imported.
 
-    python -m training.answer_without_keras SAVED_MODEL IMAGES.npy ANSWERS.npy
+    python -m training.answer_without_keras SAVED_MODEL
 
-Shows that the exported model needs TensorFlow alone: importing keras or keras_cvt fails here, as
-if they were not installed, before TensorFlow is imported and until the end.
+Takes batches of images from standard input, and gives the answers to each on standard output, as
+`send` and `receive` have them. Shows that the exported model needs TensorFlow alone: importing keras
+or keras_cvt fails here, as if they were not installed, before TensorFlow is imported and until the end.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
+import struct
 import sys
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from training import startup
 
 ABSENT = ("keras", "keras_cvt", "tf_keras")
+
+_LENGTH = struct.Struct("<Q")
 
 
 class _Hiding:
@@ -39,21 +46,37 @@ def hide_keras() -> None:
 
 def main(argv: list[str]) -> int:
     """Returns 0 if the images are answered and no module of `ABSENT` is there, else 1."""
-    saved_model, images, answers = argv
+    (saved_model,) = argv
     hide_keras()
     startup.quiet_tensorflow()
-    import numpy as np
     import tensorflow as tf
 
     serve = tf.saved_model.load(saved_model).signatures["serving_default"]
-    probabilities = serve(images=tf.constant(np.load(images)))["probabilities"]
-    np.save(answers, probabilities.numpy())
+    while (images := receive(sys.stdin.buffer)) is not None:
+        send(sys.stdout.buffer, serve(images=tf.constant(images))["probabilities"].numpy())
 
     there = [name for name in ABSENT if name in sys.modules or _can_import(name)]
     if there:
         print(f"These modules should not be there: {', '.join(there)}.", file=sys.stderr)
         return 1
     return 0
+
+
+def send(stream: BinaryIO, array: np.ndarray) -> None:
+    """Writes an array to a pipe."""
+    content = io.BytesIO()
+    np.save(content, array)
+    stream.write(_LENGTH.pack(len(content.getbuffer())))
+    stream.write(content.getbuffer())
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> np.ndarray | None:
+    """Reads the next array from a pipe; None if it has ended."""
+    beginning = stream.read(_LENGTH.size)
+    if len(beginning) < _LENGTH.size:
+        return None
+    return np.load(io.BytesIO(stream.read(*_LENGTH.unpack(beginning))))
 
 
 def _can_import(name: str) -> bool:

@@ -8,18 +8,17 @@ compared too.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_cvt._commands import WRONG_USE, Parser, check_suffix, command
-from keras_cvt._files import check_file
+from keras_cvt._files import check_file, read_json
 from keras_cvt._tables import aligned
 from training.config import ConfigError
 from training.config.settings import as_text
-from training.runs.folder import RunFolder
+from training.runs.folder import RunFolder, run_folder
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -57,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         prog="training.compare", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of runs")
+    parser.add_argument(
+        "runs", nargs="+", type=run_folder, metavar="RUN_DIR", help="folders of runs"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=" or ".join(PICTURES)
     )
@@ -99,14 +100,12 @@ def read(folder: Path) -> Run:
     """
     run = RunFolder(folder)
     try:
-        settings = json.loads(run.config.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("config.json has no settings")
+        settings = read_json(run.config)
         epochs = run.read_history()
         missing = {*RESULTS, "top1", "learning_rate"} - {*(epochs[0] if epochs else ())}
         if epochs and missing:
             raise ValueError(f"history.csv has no {sorted(missing)[0]}")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is no folder of a run: {error}") from None
     if not epochs:
         raise ConfigError(f"The run in {folder} has not finished an epoch yet.")

@@ -12,25 +12,27 @@ Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished 
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from keras_cvt import _figures
-from keras_cvt._commands import WRONG_USE, Parser, command, integer
+from keras_cvt._commands import FAILED, WRONG_USE, Parser, command, integer
 from keras_cvt._files import replacing
 from keras_cvt._messages import one_line
 from keras_cvt._tables import aligned
 from training import startup
-from training.config import ConfigError
-from training.runs.folder import RunFolder
-
-FAILED = 1
+from training.answer_without_keras import receive, send
+from training.config import Config, ConfigError
+from training.runs.folder import RunFolder, run_folder
 
 TOLERANCE = 1e-5  # of probabilities; the same operations, perhaps in another order
 
@@ -39,11 +41,11 @@ class DemoError(Exception):
     """Something that should hold does not. The message is one line."""
 
 
-@command("training.demo", {ConfigError: WRONG_USE, DemoError: FAILED})
+@command("training.demo", {ConfigError: WRONG_USE, DemoError: FAILED, OSError: FAILED})
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
     parser = Parser(prog="training.demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--run-dir", type=run_folder, required=True, metavar="DIR")
     parser.add_argument(
         "--min-top1", type=float, default=0.0, metavar="SHARE", help="fail below; 0.97 is 97 %%"
     )
@@ -72,8 +74,6 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         raise DemoError(f"Held-out accuracy is {report['top1']:.2%}, less than {min_top1:.2%}.")
 
     startup.quiet_tensorflow()
-    import numpy as np
-
     import keras_cvt
     from keras_cvt import export
     from keras_cvt._model_files import load_model
@@ -94,37 +94,97 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         str(run.model),
         "Train it anew, in another --run-dir.",
     )
-    images, class_names = dataclasses.replace(images, validation=validation), validation.class_names
-    held_out, labels = data.evaluation_arrays(config, images)
+    class_names = validation.class_names
     with replacing(run_dir / "saved_model") as temporary:
-        # The digits are normalized to -1 to 1, and have no margin to crop.
         export.to_saved_model(
-            model, temporary, labels=class_names, crop=None, mean=[0.5], std=[0.5]
+            model,
+            temporary,
+            labels=class_names,
+            crop=config.data.evaluation_crop,
+            mean=validation.mean,
+            std=validation.std,
         )
     saved_model = run_dir / "saved_model" / "1"
 
-    expected = model.predict(held_out, batch_size=config.optimization.batch_size, verbose=0)
-    answers = answer_without_keras(saved_model, held_out)
-    predicted = answers.argmax(axis=-1)
-    correct = int(np.sum(predicted == labels))
-    difference = largest_difference(answers, expected)
+    shown, correct, number, difference = [], 0, 0, 0.0
+    for pixels, targets, answers in answered(config, validation, saved_model):
+        expected = model.predict_on_batch(pixels)
+        difference = max(difference, largest_difference(answers, expected))
+        right = np.take_along_axis(targets, answers.argmax(-1)[:, np.newaxis], axis=-1)[:, 0] > 0
+        correct, number = correct + int(right.sum()), number + len(right)
+        rows = range(min(len(right), count - len(shown)))
+        shown += [Answered(pixels[i], targets[i].argmax(), answers[i], right[i]) for i in rows]
     print(
-        f"A process without Keras answered {len(answers)} held-out images, {correct} of them right, "
+        f"A process without Keras answered {number} held-out images, {correct} of them right, "
         f"with {saved_model}.\nIts probabilities differ from Keras' by at most {difference:.1e}."
     )
     if correct != report["correct"]:
         raise DemoError(f"The report says {report['correct']} right, the exported model {correct}.")
 
-    shown = range(min(count, len(answers)))
     rows = [("image", "label", "answer", "probability", "")]
-    for i in shown:
-        label, answer = (class_names[k] for k in (labels[i], predicted[i]))
-        mark = "" if label == answer else "wrong"
-        rows.append((str(i), label, answer, f"{answers[i].max():.1%}", mark))
+    for i, each in enumerate(shown):
+        label, answer = (class_names[k] for k in (each.label, each.answer))
+        mark = "" if each.right else "wrong"
+        rows.append((str(i), label, answer, f"{each.probabilities.max():.1%}", mark))
     print("", *aligned(rows, right=range(4)), sep="\n")
     picture = run_dir / "predictions.png"
-    draw(held_out, labels, class_names, answers, shown, picture)
+    draw(shown, validation, picture)
     print(f"\n{saved_model}  the exported model\n{picture}  these images")
+
+
+class Answered(NamedTuple):
+    """A held-out image with its answer.
+
+    Attributes:
+        pixels: Normalized, float32 (height, width, channels).
+        label: A right class.
+        probabilities: Of each class.
+        right: Whether the most probable class is right.
+    """
+
+    pixels: np.ndarray
+    label: int
+    probabilities: np.ndarray
+    right: bool
+
+    @property
+    def answer(self) -> int:
+        """The most probable class."""
+        return int(self.probabilities.argmax())
+
+
+def answered(
+    config: Config, images: Any, saved_model: Path
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The run's held-out images that count, batch by batch, with what the exported model answers.
+
+    Args:
+        config: The run's.
+        images: Their source.
+        saved_model: folder of the model.
+
+    Yields:
+        Images, normalized; targets, 1 for each class that is right; probabilities.
+
+    Raises:
+        ConfigError: if too many images can't be read.
+        DemoError: as `answer_without_keras`.
+    """
+    import tensorflow as tf
+
+    from training import data
+    from training.engine.failures import as_disk_error
+
+    damaged = data.Damaged(config.data.max_damaged)
+    batches = data.evaluation_batches(config.data, images, damaged, config.optimization.batch_size)
+    counting = ((p[w > 0], t[w > 0]) for p, t, w in batches.as_numpy_iterator())
+    counting, again = itertools.tee((p, t) for p, t in counting if len(p))
+    try:
+        answers = answer_without_keras(saved_model, (pixels for pixels, _ in counting))
+        for found in answers:
+            yield (*next(again), found)
+    except tf.errors.OpError as error:
+        raise damaged.error or as_disk_error(error) or error from None
 
 
 def largest_difference(answers: Any, expected: Any) -> float:
@@ -139,47 +199,67 @@ def largest_difference(answers: Any, expected: Any) -> float:
     return difference
 
 
-def answer_without_keras(saved_model: Path, images: Any) -> Any:
+def answer_without_keras(saved_model: Path, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Answers images with a SavedModel in another process, that has TensorFlow and no Keras.
 
     Args:
         saved_model: folder of the model.
-        images: float32 array (images, height, width, channels).
+        batches: float32 arrays (images, height, width, channels).
 
-    Returns:
-        Probabilities, float32 array (images, classes).
+    Yields:
+        For each batch probabilities, float32 array (images, classes).
 
     Raises:
         DemoError: if the process fails, with what it said last.
     """
-    import numpy as np
-
     checkout = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder, "images.npy"), Path(folder, "answers.npy")
-        np.save(asked, images)
-        process = subprocess.run(
-            [sys.executable, "-m", "training.answer_without_keras", saved_model, asked, answered],
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [sys.executable, "-m", "training.answer_without_keras", saved_model],
             env={**os.environ, "PYTHONPATH": path},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if process.returncode != 0:
-            said = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-            raise DemoError(f"A process without Keras can't use {saved_model}: {said[-1]}")
-        return np.load(answered)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        ) as process,
+    ):
+        try:
+            for batch in batches:
+                with contextlib.suppress(BrokenPipeError):  # then it has ended, and says why
+                    send(process.stdin, batch)
+                answers = receive(process.stdout)
+                if answers is None:
+                    break
+                yield answers
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            if process.wait() != 0:
+                said.seek(0)
+                lines = said.read().decode(errors="replace").strip().splitlines()
+                reason = lines[-1] if lines else f"exit status {process.returncode}"
+                raise DemoError(f"A process without Keras can't use {saved_model}: {reason}")
+        finally:
+            process.kill()
 
 
-def draw(images: Any, labels: Any, class_names: Any, answers: Any, shown: Any, path: Path) -> None:
-    """Draws held-out images with label, answer and probability into a PNG; wrong answers in red."""
+def draw(shown: Sequence[Answered], images: Any, path: Path) -> None:
+    """Draws held-out images with label, answer and probability into a PNG; wrong answers in red.
+
+    Args:
+        shown: The images.
+        images: Their source.
+        path: Of the picture.
+    """
     figure, places = _figures.image_grid(len(shown), (1.5, 1.9))
-    for axes, i in zip(places, shown, strict=False):
-        label, answer = labels[i], answers[i].argmax()
-        axes.imshow(images[i], cmap="gray_r")
+    for axes, each in zip(places, shown, strict=False):
+        pixels = np.clip(each.pixels * images.std + images.mean, 0, 1)
+        gray = pixels.shape[-1] == 1
+        axes.imshow(pixels[..., 0] if gray else pixels, cmap="gray_r", vmin=0, vmax=1)
+        label, answer = (images.class_names[k][:24] for k in (each.label, each.answer))
         axes.set_title(
-            f"label {class_names[label]}\n{class_names[answer]}: {answers[i].max():.1%}",
-            color="black" if label == answer else "red",
+            f"label {label}\n{answer}: {each.probabilities.max():.1%}",
+            color="black" if each.right else "red",
             fontsize=10,
         )
     _figures.save(figure, path, dpi=100)

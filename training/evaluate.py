@@ -31,18 +31,18 @@ asked; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from keras_cvt._commands import WRONG_USE, Parser, command, crop, read_labels
-from keras_cvt._files import check_file, write_text
+from keras_cvt._files import check_file, write_json
 from keras_cvt._messages import one_line
 from training import startup
 from training.config import ORIENTATIONS, PRECISIONS, ConfigError
 from training.evaluation.report import summary
 from training.evaluation.settings import STRATEGIES, VARIANTS, Settings
+from training.runs.folder import local
 
 # TensorFlow, and Keras with it, takes seconds to import: only after the command line is understood.
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     report = evaluate(settings)
     if options.output is not None:
-        write_text(options.output, json.dumps(report, indent=2) + "\n")
+        write_json(options.output, report)
     print(summary(report))
 
 
@@ -71,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="training.evaluate", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     parser.add_argument(
-        "--model", required=True, help=f"{', '.join(VARIANTS)}, FILE.keras or the folder of a run"
+        "--model",
+        required=True,
+        type=local,
+        help=f"{', '.join(VARIANTS)}, FILE.keras or the folder of a run",
     )
     parser.add_argument(
         "--weights", metavar="NAME|FILE", help="published, or a checkpoint; default: imagenet"
@@ -97,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "--crop",
         type=crop,
         metavar="official|none|SHARE",
-        help="share of the side that the centre crop leaves, more than 0 and at most 1; none: the "
+        help="share of the side that the centre crop leaves, from 0.01 to 1; none: the "
         "whole image, squeezed into a square; official: 0.875 below 384 pixels, else none; default: "
         "the run's, else official",
     )
@@ -130,7 +133,13 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> None:
     """Refuses what can be seen to be wrong without TensorFlow."""
     path = Path(options.model)
-    if options.model not in VARIANTS:
+    if options.model in VARIANTS:
+        if path.is_dir() and options.weights is None:
+            raise ConfigError(
+                f"--model {path} is a published model, and a folder here: add --weights imagenet for "
+                f"the model, or say ./{path} for the folder."
+            )
+    else:
         if not path.is_dir() and not (path.is_file() and path.suffix == ".keras"):
             missing = "" if path.exists() else " There is no such file."
             raise ConfigError(
@@ -139,7 +148,7 @@ def _check(options: argparse.Namespace) -> None:
             )
         if options.weights is not None:
             raise ConfigError(f"--weights is for {', '.join(VARIANTS)}: {path} has its own.")
-    if options.data is None and not path.is_dir():
+    if options.data is None and (options.model in VARIANTS or not path.is_dir()):
         raise ConfigError("--data must be given: only the folder of a run has images of its own.")
     if options.output is not None:
         check_file(options.output)

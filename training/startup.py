@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 
 def quiet_tensorflow() -> None:
@@ -40,6 +43,40 @@ def make_deterministic() -> None:
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
+
+
+class _PatientOutput:
+    """A stream whose writing never fails: what nobody takes any more is dropped."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:  # what it still has is not to be tried again at the end
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def output_may_close() -> Iterator[None]:
+    """Inside, work of hours goes on when the terminal is closed, or the log's disk is full."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_PatientOutput, streams)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def cores() -> int:

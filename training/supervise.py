@@ -30,7 +30,7 @@ from pathlib import Path
 
 from keras_cvt._commands import WRONG_USE, Parser, command, integer, number
 from training.config import ConfigError
-from training.runs.folder import default_folder
+from training.runs.folder import default_folder, run_folder
 from training.runs.supervisor import supervise
 
 
@@ -106,7 +106,7 @@ def _check_args(args: list[str], workers: int | None) -> Path:
     """
     parser = Parser(prog="training.supervise", add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--run-dir", type=run_folder)
     parser.add_argument("--strategy")
     parser.add_argument("--set", action="append", default=[])
     options, _ = parser.parse_known_args(args)

@@ -28,9 +28,10 @@ what differs. So is one that another process is writing.
 On several machines, start the same command on each, with one run folder that all can reach; see
 `training.distribute`, and `training.supervise` for restarting workers that died.
 
-Exit status: 0 done, or stopped as asked; 1 failed, as when the disk is full or a file can't be read; 2
-can't be done as asked; 3 can't go on, nor if started again (diverged, too many damaged images, too
-little memory); 75 another worker is gone, and all are to be started again; 130 interrupted.
+Exit status: 0 done, or stopped as asked; 1 failed, as when the disk is full, a file can't be read or
+images stop coming; 2 can't be done as asked; 3 can't go on, nor if started again (diverged, too many
+damaged images, too little memory); 75 another worker is gone, and all are to be started again; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -43,27 +44,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_cvt._commands import WRONG_USE, Parser, command
+from keras_cvt._commands import FAILED, WRONG_USE, Parser, command
 from training import configs, startup
 from training.config import STRATEGIES, Config, ConfigError
-from training.engine.errors import RunError, WorkerLost
+from training.engine.errors import DataLost, RunError, WorkerLost
 from training.locking import FolderLock
-from training.runs.folder import default_folder, open_run, other_run
+from training.runs.folder import default_folder, open_run, other_run, run_folder
 from training.runs.report import summary
-from training.runs.run_checkpoints import DiskError, RunCheckpoints
+from training.runs.run_checkpoints import RunCheckpoints
 
-FAILED, CANNOT_GO_ON = 1, 3
+CANNOT_GO_ON = 3
 WORKER_LOST = 75  # "temporary failure" among the conventional exit statuses
 
 
 @command(
     "training.train",
-    {ConfigError: WRONG_USE, RunError: CANNOT_GO_ON, WorkerLost: WORKER_LOST, DiskError: FAILED},
+    {
+        ConfigError: WRONG_USE,
+        RunError: CANNOT_GO_ON,
+        WorkerLost: WORKER_LOST,
+        DataLost: FAILED,
+        OSError: FAILED,
+    },
     interrupted="The same command goes on after the last checkpoint.",
 )
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status."""
-    arguments = _parser().parse_args(argv)
+    with startup.output_may_close():
+        _train(_parser().parse_args(argv))
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Trains, and says what has come of it."""
     run_dir = arguments.run_dir or default_folder(arguments.config)
     strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
     with _removed_if_empty(run_dir):
@@ -115,9 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the devices; the same as --set strategy=..., see training.distribute",
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="DIR", help="another run's folder to go on from"
+        "--resume", type=run_folder, metavar="DIR", help="another run's folder to go on from"
     )
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME")
+    parser.add_argument("--run-dir", type=run_folder, metavar="DIR", help="default: runs/NAME")
     return parser
 
 
@@ -138,7 +150,8 @@ def train(
         ConfigError: if the run can't be done as asked; nothing has been written then.
         RunError: if it can't go on: diverged, too many images are damaged, or too little memory.
         WorkerLost: if another worker does not answer.
-        DiskError: if a checkpoint can't be written.
+        DataLost: if the training images stop coming.
+        OSError: if a file of the run can't be written; `DiskError` for a checkpoint.
     """
     from training import distribute
     from training.engine.devices import devices_for

@@ -70,7 +70,7 @@ def load_image(
             floating dtype (rounded to integers). EPS files are refused, since Pillow hands them
             to Ghostscript, which executes them.
         image_size: pixels of the result, one number for a square or `(height, width)`.
-        crop: which part of the picture is seen. A number in (0, 1]: the picture is resized,
+        crop: which part of the picture is seen. A number from 0.01 to 1: the picture is resized,
             keeping its proportions, until it just covers `int(image_size / crop)` pixels, and
             `image_size` is cut from its center; sizes and offsets are rounded as torchvision
             (0.9 and later) does it. `None`: the whole picture is resized to `image_size`,

@@ -22,6 +22,7 @@ STD = (0.229, 0.224, 0.225)
 # From this short side on, the official evaluation resizes the whole picture instead of cropping it.
 WHOLE_FROM = 384
 OFFICIAL_CROP = 0.875
+SMALLEST_CROP = 0.01  # the whole picture is then resized to a hundred times the size of the result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Preprocessing:
     Args:
         image_size: Pixels of the result: one number for a square, or `(height, width)`. Kept as a
             pair.
-        crop: Which part of the picture the model sees. A number in (0, 1]: the picture is resized,
+        crop: Which part of the picture the model sees. A number from 0.01 to 1: the picture is resized,
             keeping its proportions, until it just covers `int(image_size / crop)` pixels, and
             `image_size` is cut from its center. `None`: the whole picture is resized to
             `image_size`, whatever its proportions. `"official"`: 0.875 where the short side of
@@ -125,6 +126,8 @@ def size_and_crop(image_size: Any, crop: Any) -> tuple[tuple[int, int], float | 
         )
     if isinstance(crop, str) and crop == "official":
         crop = OFFICIAL_CROP if min(height, width) < WHOLE_FROM else None
-    if crop is not None and not (isinstance(crop, numbers.Real) and 0 < crop <= 1):
-        raise ValueError(f"crop must be in (0, 1], None or 'official'. Received: crop={crop!r}")
+    if crop is not None and not (isinstance(crop, numbers.Real) and SMALLEST_CROP <= crop <= 1):
+        raise ValueError(
+            f"crop must be from {SMALLEST_CROP} to 1, None or 'official'. Received: crop={crop!r}"
+        )
     return (height, width), crop

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -33,6 +34,7 @@ from training.config import DataConfig
 from training.configs.digits import CONFIG
 from training.data import sources
 from training.evaluation.paper import paper_figure
+from training.evaluation.settings import Settings
 from training.evaluation.subjects import PublishedModel
 
 
@@ -238,7 +240,8 @@ def test_folder_of_a_run_has_its_own_images(tmp_path):
     run_dir.mkdir()
     config = CONFIG.replace(validation_split="validation[:20%]")
     (run_dir / "config.json").write_text(json.dumps(config.to_dict()))
-    (run_dir / "report.json").write_text("{}")
+    figures = "top1 top5 loss correct images epochs seconds images_per_second"
+    (run_dir / "report.json").write_text(json.dumps(dict.fromkeys(figures.split(), 0.5)))
     model = cvt(10, channels=1, classifier_activation=None)  # logits are understood, too
     model.save(run_dir / "model.keras")
     report = run("--model", run_dir, output=tmp_path / "report.json")
@@ -343,7 +346,7 @@ def test_figure_of_the_paper(source, split, count, figure):
         ({"--split": "test"}, "The split 'test' of folder:{data}"),
         ({"--image-size": "0"}, "`image_size` must be at least 1"),
         ({"--image-size": "3"}, "Images of 3x3 are too small"),
-        ({"--crop": "1.5"}, "must be official, none, or more than 0 and at most 1. Received '1.5'"),
+        ({"--crop": "1.5"}, "must be official, none, or from 0.01 to 1. Received '1.5'"),
         ({"--crop": "half"}, "Received 'half'"),
         ({"--batch-size": "0"}, "`batch_size` must be at least 1"),
         ({"--max-damaged": "-1"}, "`max_damaged` must be at least 0"),
@@ -373,15 +376,38 @@ def test_wrong_use(change, message, models, numbered, tmp_path, capsys, monkeypa
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_too_little_memory_is_told(models, numbered, monkeypatch, capsys):
+def test_a_published_name_that_is_a_folder_too_is_asked_about(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cvt13").mkdir()
+    assert evaluate.main(["--model", "cvt13"]) == 2
+    said = capsys.readouterr().err
+    assert "--model cvt13 is a published model, and a folder here: add --weights imagenet" in said
+    assert "say ./cvt13" in said and said.count("\n") == 1
+    assert evaluate.main(["--model", "cvt13", "--weights", "imagenet"]) == 2
+    assert "--data must be given" in capsys.readouterr().err
+    assert evaluate.main(["--model", "./cvt13"]) == 2
+    assert "cvt13 has no finished run" in capsys.readouterr().err
+    # Also for those who call it from Python.
+    assert Settings("cvt13", source="digits").run_folder is None
+    assert Settings("./cvt13").run_folder == Path("cvt13")
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "told"),
+    [
+        ("OOM when allocating tensor", 2, "too small for --batch-size 64"),
+        ("a.jpg; Too many open files", 1, "error: a.jpg; Too many open files"),
+    ],
+)
+def test_too_little_memory_is_told(models, numbered, monkeypatch, capsys, what, status, told):
     from training.engine.step import Trainer
 
     def out_of_memory(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        raise tf.errors.ResourceExhaustedError(None, None, what)
 
     monkeypatch.setattr(Trainer, "evaluate", out_of_memory)
-    assert evaluate.main(["--model", str(models[12]), "--data", f"folder:{numbered}"]) == 2
-    assert "too small for --batch-size 64" in capsys.readouterr().err
+    assert evaluate.main(["--model", str(models[12]), "--data", f"folder:{numbered}"]) == status
+    assert told in capsys.readouterr().err
 
 
 def test_training_images_alone_are_judged_by_only_if_asked_for(models, tmp_path, capsys):

@@ -122,6 +122,32 @@ def test_each_worker_has_its_tf_config(tmp_path):
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+", address) for address in addresses)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_know_nothing_of_a_cluster_around_them(monkeypatch, workers):
+    """Or each would wait for the tasks of the Slurm step in which they all are."""
+    names = "SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_STEP_NODELIST SLURM_NTASKS_PER_NODE"
+    names += " SLURM_LOCALID OMPI_COMM_WORLD_RANK PMI_RANK PMIX_NAMESPACE"
+    for name in [*names.split(), "TF_CONFIG", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "PMI"]:
+        monkeypatch.setenv(name, "5")
+    for environment in supervisor._environments(workers):
+        assert not {*names.split()} & environment.keys()
+        assert environment.get("TF_CONFIG") != "5"
+        assert {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "PMI", "PATH"} <= environment.keys()
+    assert supervisor._environments(None) == [dict(os.environ)]
+
+
+def test_a_disk_that_cannot_tell_is_no_progress_and_no_end(tmp_path, monkeypatch):
+    checkpoints = RunCheckpoints(tmp_path, keep=1)
+    checkpoints.save(RunCheckpoint(7, {}, {}))
+    assert supervisor._reached(checkpoints, []) == [7]
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    assert supervisor._reached(checkpoints, [3]) == [3]
+
+
 def test_a_single_worker_has_none(tmp_path):
     run = Supervised(tmp_path, "print('as', 'it is')", workers=1, env={"TF_CONFIG": "{}"})
     assert run.end() == (0, "as it is\n", "")

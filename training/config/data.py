@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_cvt.images.preprocessing import OFFICIAL_CROP
-from training.config.fields import AT_LEAST_0, AT_LEAST_1, SHARE, Section, setting
+from training.config.fields import AT_LEAST_0, AT_LEAST_1, CROP, Section, setting
 
 ORIENTATIONS = ("exif", "ignore")
 
@@ -39,7 +39,7 @@ class DataConfig(Section):
     validation_source: str | None = None
     train_split: str | None = None
     validation_split: str | None = None
-    evaluation_crop: float | None = setting(OFFICIAL_CROP, SHARE)
+    evaluation_crop: float | None = setting(OFFICIAL_CROP, CROP)
     orientation: str = setting("exif", choices=ORIENTATIONS, before="ignore")
     data_dir: str | None = setting(None, may_change=True)
     data_service: str | None = setting(None, may_change=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_cvt._messages import did_you_mean
+from keras_cvt.images.preprocessing import SMALLEST_CROP
 
 
 class ConfigError(ValueError):
@@ -33,7 +34,8 @@ INT32 = Range("at least 0 and less than 2**31", lambda value: 0 <= value < 2**31
 FROM_0_TO_1 = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 LESS_THAN_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
 BETWEEN_0_AND_1 = Range("more than 0 and less than 1", lambda value: 0 < value < 1)
-SHARE = Range("more than 0 and at most 1", lambda value: 0 < value <= 1)
+CROP = Range(f"from {SMALLEST_CROP} to 1", lambda value: SMALLEST_CROP <= value <= 1)
+FROM_1_TO_64 = Range("from 1 to 64", lambda value: 1 <= value <= 64)
 
 
 def setting(

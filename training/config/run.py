@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.config.fields import AT_LEAST_1, INT32, MORE_THAN_0, Section, setting
+from training.config.fields import AT_LEAST_1, FROM_1_TO_64, INT32, MORE_THAN_0, Section, setting
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -38,7 +38,7 @@ class RunConfig(Section):
     precision: str = setting("auto", choices=PRECISIONS)
     jit_compile: bool = False
     strategy: str = setting("auto", choices=STRATEGIES, may_change=True)
-    logical_cpus: int = setting(1, AT_LEAST_1, may_change=True)
+    logical_cpus: int = setting(1, FROM_1_TO_64, may_change=True)
     keep_checkpoints: int = setting(2, AT_LEAST_1, may_change=True)
     checkpoint_steps: int | None = setting(None, AT_LEAST_1, may_change=True)
     log_steps: int = setting(50, AT_LEAST_1, may_change=True)

@@ -133,7 +133,17 @@ def steps_per_epoch(config: Config, data: RunData) -> int:
 
 
 def total_steps(config: Config, data: RunData) -> int:
-    """Of the whole run, with the epochs at the final learning rate."""
+    """Of the whole run, with the epochs at the final learning rate.
+
+    Raises:
+        ConfigError: if there are more than an optimizer counts, or none.
+    """
     per_epoch = steps_per_epoch(config, data)
-    steps = config.optimization
-    return steps.decay_steps(per_epoch) + steps.cooldown_epochs * per_epoch
+    asked = config.optimization
+    steps = asked.decay_steps(per_epoch) + asked.cooldown_epochs * per_epoch
+    if steps >= 2**31:
+        raise ConfigError(
+            "`epochs` and `cooldown_epochs`, or `steps`, must make fewer than 2**31 steps. Received "
+            f"{steps:,} steps."
+        )
+    return steps

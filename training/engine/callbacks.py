@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from training.config import Config
+from training.engine.errors import DataLost, RunError
 from training.engine.state import Progress, State
+from training.engine.step import Trainer
 from training.runs.folder import RunFolder
 from training.runs.run_checkpoints import RunCheckpoints
 
@@ -22,6 +25,18 @@ class Stopped(Exception):
 
 class Diverged(Exception):
     """The loss or the gradient is NaN or infinite, or the loss too large. The message says where."""
+
+
+def check_counted(trainer: Trainer) -> None:
+    """Checks that an evaluation had images. With several machines, all must call it.
+
+    Raises:
+        RunError: If none counts.
+    """
+    if not trainer.counted("top1").images:
+        raise RunError(
+            "None of the validation images can be read, or has a class: nothing is known."
+        )
 
 
 class Recorder(keras.callbacks.Callback):
@@ -67,15 +82,20 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._state.restore_means(self._means)
         self._means = {}
+        self._begun_at = self._progress.step
         self._begin = time.perf_counter() - self._progress.seconds
         self._speed = _Speed(self._config.optimization.batch_size)
 
     def on_test_begin(self, logs=None):
+        step = self._progress.step
+        if (step % self._steps_per_epoch and step != self._total_steps) or step == self._begun_at:
+            raise DataLost(f"The training images ended early, after step {step}.")
         self._averaged = self.model.averaged()
         self._averaged.__enter__()
 
     def on_test_end(self, logs=None):
         self._averaged.__exit__(None, None, None)
+        check_counted(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._progress.step = self._progress.step + 1
@@ -101,6 +121,10 @@ class Recorder(keras.callbacks.Callback):
         progress, step = self._progress, self._progress.step
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs.pop("step_loss", None)
+        # No step follows the last one to show what it has made of the weights: this does.
+        largest = self._config.run.max_loss if step == self._total_steps else sys.float_info.max
+        if not logs["val_loss"] <= largest:
+            raise Diverged(f"The validation loss after step {step} is {logs['val_loss']:.4g}.")
         seconds, progress.seconds = progress.seconds, 0.0
         done = step - (step - 1) // self._steps_per_epoch * self._steps_per_epoch
         logs["images_per_second"] = done * self._config.optimization.batch_size / seconds

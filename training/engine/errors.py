@@ -7,3 +7,7 @@ class RunError(Exception):
 
 class WorkerLost(Exception):
     """Another worker has stopped answering. The message is one line."""
+
+
+class DataLost(Exception):
+    """The images have stopped coming; they may come again. The message is one line."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import keras
 import tensorflow as tf
 
 import keras_cvt
-from keras_cvt._files import replacing, write_text
+from keras_cvt._files import replacing, write_json, write_text
+from keras_cvt._messages import one_line
 from training import data, distribute, optim
 from training.config import Config, ConfigError
 from training.data.classes import sorted_as_text_only
 from training.engine import contents
-from training.engine.callbacks import Diverged, Recorder, Stopped
+from training.engine.callbacks import Diverged, Recorder, Stopped, check_counted
 from training.engine.devices import policy_for
-from training.engine.errors import RunError, WorkerLost
+from training.engine.errors import DataLost, RunError, WorkerLost
+from training.engine.failures import as_disk_error, is_unanswered, lost_worker
 from training.engine.model import build_model
 from training.engine.report import make_report
+from training.engine.service import ServiceWatch
 from training.engine.state import Progress, State
 from training.engine.step import Trainer
 from training.runs import curves
@@ -53,7 +56,7 @@ def train_run(
         The report, or None if the run stopped before its end.
 
     Raises:
-        ConfigError, RunError, WorkerLost, DiskError: As `training.train.train`.
+        ConfigError, RunError, WorkerLost, DataLost, DiskError: As `training.train.train`.
     """
     run = TrainingRun(config, RunFolder(run_dir), strategy)
     run.begin(resume)
@@ -83,6 +86,7 @@ class TrainingRun:
         self._chief = distribute.is_chief(strategy)
         self._policy = policy_for(config)
         self._checkpoints = folder.read_checkpoints(config.run.keep_checkpoints)
+        self._watch: ServiceWatch | None = None
         self.progress = Progress()
         self._damaged = data.Damaged(config.data.max_damaged, self.progress.damaged)
         self._images = data.load(config)
@@ -97,8 +101,9 @@ class TrainingRun:
         last = find_checkpoint(self._strategy, places)
         if last is not None:
             self._check_contents(last, places)
-        # The weights that a run begins with are needed at its beginning only, and may be gone by now.
-        self._trainer = self._make_trainer(with_weights=last is None)
+        with self._errors_in_one_line():
+            # The weights that a run begins with are needed at its beginning only, and may be gone now.
+            self._trainer = self._make_trainer(with_weights=last is None)
         self._say(self._config.table())
         self._say(
             f"CvT with {keras_cvt.complexity(self._trainer.cvt).parameters:,} parameters in "
@@ -178,15 +183,14 @@ class TrainingRun:
 
     def finish(self) -> dict[str, Any]:
         """Evaluates the trained model and saves it; returns the report."""
-        trainer, folder = self._trainer, self._folder
-        with self._errors_in_one_line(), trainer.averaged():
-            result = trainer.evaluate(
-                self._validation, steps=self._validation_steps, return_dict=True, verbose=0
-            )
-            weights = trainer.cvt.get_weights()
+        config, folder = self._config, self._folder
+        with self._trainer.averaged():
+            weights = self._trainer.cvt.get_weights()
+        with self._errors_in_one_line():
+            judged, result = self._judge(weights)
         report = make_report(
-            self._config,
-            trainer,
+            config,
+            judged,
             result,
             self.progress,
             min(self._steps_per_epoch, self.progress.step),
@@ -195,16 +199,35 @@ class TrainingRun:
         )
         if self._chief:
             # A fresh model for the file: without what training has added to the layers.
-            model = build_model(
-                self._config.replace(weights=None), self._images, activation="softmax"
-            )
+            model = build_model(config.replace(weights=None), self._images, activation="softmax")
             model.set_weights(weights)
             model = keras_cvt.with_class_names(model, self._images.class_ids)
             with replacing(folder.model) as temporary:
                 model.save(temporary)
             curves.save(self.progress.epochs, folder.curves)
-            write_text(folder.report, json.dumps(report, indent=2) + "\n")
+            write_json(folder.report, report)
         return report
+
+    def _judge(self, weights: list[Any]) -> tuple[Trainer, dict[str, float]]:
+        """Evaluates what is saved: these weights in float32, whatever the run computed with.
+
+        Raises:
+            RunError: If no image counts, or the loss shows that the last step has spoiled the weights.
+        """
+        with self._strategy.scope():
+            cvt = build_model(self._config.replace(weights=None), self._images)
+            cvt.set_weights(weights)
+            judged = Trainer(cvt)
+            judged.compile(jit_compile=self._config.run.jit_compile)
+        result = judged.evaluate(
+            self._validation, steps=self._validation_steps, return_dict=True, verbose=0
+        )
+        check_counted(judged)
+        if not result["loss"] <= self._config.run.max_loss:
+            raise RunError(
+                f"The loss of the trained model is {result['loss']:.4g}: it has diverged."
+            )
+        return judged, result
 
     def _make_trainer(self, with_weights: bool) -> Trainer:
         """The model with its step, with the weights that the config names or random ones."""
@@ -251,23 +274,34 @@ class TrainingRun:
             total_steps=self.total_steps,
             means=self._means if begin % self._steps_per_epoch else {},
         )
+        batches = functools.partial(
+            data.training_batches,
+            self._config,
+            self._images,
+            self._damaged,
+            first_step=begin,
+            attempt=self.progress.attempt,
+        )
+        self._watch = None
+        if self._config.data.data_service is not None:
+            replicas = len(self._strategy.extended.worker_devices)
+            self._watch = ServiceWatch(self._config.data.data_service, replicas)
+        watch = self._watch
         batches = distribute.distributed(
             self._strategy,
-            functools.partial(
-                data.training_batches,
-                self._config,
-                self._images,
-                self._damaged,
-                first_step=begin,
-                attempt=self.progress.attempt,
-            ),
+            batches if watch is None else lambda **part: watch.counted(batches(**part)),
         )
         if self._chief:  # now that nothing is wrong with it
-            asked = json.dumps(self._config.to_dict(), indent=2) + "\n"
-            write_text(self._folder.config, asked)
+            write_json(self._folder.config, self._config.to_dict())
             write_text(self._folder.labels, "".join(f"{c}\n" for c in self._images.class_ids))
             contents.write(self._images, self._folder.images)
-        with contextlib.closing(recorder):
+        with (
+            contextlib.closing(recorder),
+            watch or contextlib.nullcontext(),
+            warnings.catch_warnings(),
+        ):
+            # The recorder says it, in one line.
+            warnings.filterwarnings("ignore", ".*input ran out of data")
             self._trainer.fit(
                 batches,
                 initial_epoch=begin // self._steps_per_epoch,
@@ -276,7 +310,7 @@ class TrainingRun:
                 shuffle=False,  # done already
                 validation_data=self._validation,
                 validation_steps=self._validation_steps,
-                callbacks=[recorder],
+                callbacks=[recorder] if watch is None else [watch, recorder],
                 # A bar that moves needs a terminal. Elsewhere: a line for each epoch.
                 verbose=0 if not self._chief else 1 if sys.stdout.isatty() else 2,
             )
@@ -317,20 +351,27 @@ class TrainingRun:
     def _errors_in_one_line(self) -> Iterator[None]:
         """Says in one line why TensorFlow gave up, where it is known."""
         several = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        service = self._config.data.data_service
         try:
             yield
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, MemoryError) as error:
             if isinstance(self._damaged.error, data.StorageError):
                 raise self._damaged.error from None
             if self._damaged.error is not None:
                 raise RunError(str(self._damaged.error)) from None
-            if isinstance(error, tf.errors.ResourceExhaustedError):
+            if self._watch is not None and self._watch.lost is not None:
+                raise DataLost(self._watch.lost) from None
+            if (disk := as_disk_error(error)) is not None:
+                raise disk from None
+            if isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)):
                 raise RunError(
                     "The memory of the devices is too small: `accumulation` takes a batch in smaller "
                     "parts."
                 ) from None
-            if several and (reason := _lost_worker(error)):
+            if several and (reason := lost_worker(error)):
                 raise WorkerLost(f"Another worker is gone: {reason}") from None
+            if service is not None and is_unanswered(error):
+                raise DataLost(f"The data service {service} fails: {one_line(error)}") from None
             raise
 
     def _say(self, message: str) -> None:
@@ -367,10 +408,3 @@ def segments(step: int, total_steps: int, steps_per_epoch: int) -> list[tuple[in
     edges += [max(edges[1], total_steps // steps_per_epoch * steps_per_epoch), total_steps]
     edges = [min(edge, total_steps) for edge in edges]
     return [(begin, end) for begin, end in itertools.pairwise(edges) if begin < end]
-
-
-def _lost_worker(error: tf.errors.OpError) -> str:
-    """What an error says of a worker that does not answer; "" if it is another error."""
-    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
-    lines = [line.strip() for line in str(error).splitlines() if "ollective ops is" in line]
-    return lines[0] if lines else type(error).__name__ if isinstance(error, lost) else ""

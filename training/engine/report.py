@@ -25,11 +25,11 @@ def make_report(
 
     Args:
         config: The run's settings.
-        trainer: Its model, which has just been evaluated.
+        trainer: The model that is saved, which has just been evaluated.
         result: What `trainer.evaluate` returned.
         progress: The run's epochs.
         steps_per_epoch: Steps of an epoch that is finished.
-        precision: Name of the dtype policy.
+        precision: Name of the dtype policy of the training.
         strategy: The devices in words.
     """
     counted = trainer.counted("top1")
@@ -50,6 +50,7 @@ def make_report(
         "parameters": keras_cvt.complexity(trainer.cvt).parameters,
         "seed": config.run.seed,
         "precision": precision,
+        "evaluation_precision": trainer.cvt.dtype_policy.name,
         "strategy": strategy,
         **versions(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import keras
@@ -66,7 +67,9 @@ class State:
             name: keras.ops.convert_to_numpy(variable)
             for name, variable in {**self._variables, **self._means}.items()
         }
-        return RunCheckpoint(self._progress.step, arrays, dict(vars(self._progress)))
+        # A copy: validation and training go on finding damaged images while this is written.
+        progress = {key: copy.copy(value) for key, value in vars(self._progress).items()}
+        return RunCheckpoint(self._progress.step, arrays, progress)
 
     def restore(self, checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
         """Goes back to a checkpoint.

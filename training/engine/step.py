@@ -43,6 +43,9 @@ class Trainer(StepsOfItsOwn, keras.Model):
         accumulation: In how many parts a batch goes through the model. Defaults to 1.
         clip_norm: Largest norm of the gradient. Defaults to None: any.
         ema: Decay of the moving average of all weights, in (0, 1). Defaults to None: no average.
+
+    Attributes:
+        traced: Whether a step has become a graph, and so can take a batch.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Trainer(StepsOfItsOwn, keras.Model):
         self._parts = [] if accumulation == 1 else [_own_sum(w) for w in cvt.trainable_weights]
         self._part_sums = None if accumulation == 1 else _own_sum(tf.zeros(4))
         self.jit_compile = False
+        self.traced = False
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """float32 logits, whatever the model computes with."""
@@ -227,6 +231,7 @@ class Trainer(StepsOfItsOwn, keras.Model):
             # The steps give the same on each replica, so any may answer. Keras would take the mean,
             # which fails with several machines.
             local = self.distribute_strategy.experimental_local_results
+            self.traced = True
             return {name: local(value)[0] for name, value in logs.items()}
 
         return function

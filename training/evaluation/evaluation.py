@@ -8,7 +8,6 @@ import hashlib
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,6 +18,7 @@ from keras_cvt.weights import Published
 from training import data, distribute
 from training.config import ConfigError, DataConfig
 from training.data import sources
+from training.engine.failures import as_disk_error
 from training.engine.step import Trainer
 from training.evaluation.labels import as_labelled_for
 from training.evaluation.paper import paper_figure
@@ -39,8 +39,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         ConfigError: If it cannot be done as asked, or no image counts.
     """
     # What is asked, checked before anything that takes long.
-    folder = Path(settings.model)
-    run = RunFolder(folder).read_finished()[0].data if folder.is_dir() else None
+    folder = settings.run_folder
+    run = None if folder is None else RunFolder(folder).read_finished()[0].data
     strategy = distribute.choose(_devices(settings.strategy))
     distribute.check_batch(strategy, settings.batch_size)
     subject = find_subject(settings.model, settings.weights, strategy, settings.labels)
@@ -115,18 +115,22 @@ def _measured(
                 verbose=0,
                 callbacks=[keras.callbacks.LambdaCallback(on_test_batch_end=after_batch)],
             )
-        except tf.errors.ResourceExhaustedError:
-            raise ConfigError(
-                f"The memory of the device is too small for --batch-size {batch_size}."
-            ) from None
         except tf.errors.OpError as error:
-            raise damaged.error or error from None
+            if (known := damaged.error or as_disk_error(error)) is not None:
+                raise known from None
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                raise ConfigError(
+                    f"The memory of the device is too small for --batch-size {batch_size}."
+                ) from None
+            raise
     seconds = time.perf_counter() - begin
 
     counted = trainer.counted("top1")
     if not counted.images:
+        unread = len(damaged.names)
+        read = f"; {unread} of them can't be read" if unread else ""
         raise ConfigError(
-            f"None of the {images.count} images of {asked.source} has a label that is known."
+            f"None of the {images.count} images of {asked.source} has a label that is known{read}."
         )
     return {
         "images": counted.images,

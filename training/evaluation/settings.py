@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from keras_cvt import architecture
 from keras_cvt.images.preprocessing import size_and_crop
@@ -28,8 +29,9 @@ class Settings(Section):
         split: Name of a part of the source, such as "validation[:10%]"; None: the usual one.
         data_dir: Folder of the prepared TFDS data sets; None: TFDS's own.
         image_size: Height and width in pixels; None: what the model is for.
-        crop: Fraction of the side that the center crop keeps, in (0, 1]; "none": the whole image is
-            resized; "official": 0.875 below 384 pixels, else "none"; None: the run's, else "official".
+        crop: Fraction of the side that the center crop keeps, from 0.01 to 1; "none": the whole image
+            is resized; "official": 0.875 below 384 pixels, else "none"; None: the run's, else
+            "official".
         orientation: "exif" or "ignore", as in `training.config.DataConfig`; None: the run's, else
             "ignore" for ImageNet's own images, as in the official evaluation, and "exif" for others.
         batch_size: Images per step, over all devices together.
@@ -52,6 +54,15 @@ class Settings(Section):
     precision: str = setting("auto", choices=PRECISIONS)
     strategy: str = setting("auto", choices=STRATEGIES)
     max_damaged: int = 100
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The folder of the run whose model is evaluated; None if that is another model.
+
+        A published name is one even where a folder has it too.
+        """
+        folder = Path(self.model)
+        return folder if self.model not in VARIANTS and folder.is_dir() else None
 
     def images(self, image_size: int, run: DataConfig | None) -> DataConfig:
         """The images that are evaluated on.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
-import json
+import re
 from pathlib import Path
 from typing import Any
 
-from keras_cvt._files import write_text
+from keras_cvt._files import read_json, write_text
 from training import configs
 from training.config import Config, ConfigError
 from training.runs.run_checkpoints import RunCheckpoints
@@ -17,6 +18,29 @@ from training.runs.run_checkpoints import RunCheckpoints
 def default_folder(config_name: str) -> Path:
     """Where a run goes if no folder is named."""
     return Path("runs") / config_name
+
+
+def run_folder(text: str) -> Path:
+    """A run's folder as `--run-dir` and its like name it; a type for `add_argument`."""
+    return Path(local(text))
+
+
+def local(text: str) -> str:
+    """The name of a file or folder of this machine; a type for `add_argument`."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            f"must name something; . is the current folder. Received {text!r}."
+        )
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise argparse.ArgumentTypeError(
+            "must be in a file system of this machine: others can't lock, rename and flush. Received "
+            f"{text!r}."
+        )
+    return text
+
+
+# Of a report, what is read again; all numbers.
+_FIGURES = ("top1", "top5", "loss", "correct", "images", "epochs", "seconds", "images_per_second")
 
 
 class RunFolder:
@@ -58,9 +82,8 @@ class RunFolder:
             ConfigError: If it is not there, or not finished.
         """
         try:
-            config = Config.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
-            return config, json.loads(self.report.read_text(encoding="utf-8"))
-        except (OSError, TypeError, ValueError) as error:
+            return Config.from_dict(read_json(self.config)), self.read_report()
+        except (OSError, TypeError, ValueError, AttributeError) as error:
             # By default, a run's folder is called as its config.
             name = self.path.name if self.path.name in configs.names() else "NAME"
             raise ConfigError(
@@ -68,19 +91,36 @@ class RunFolder:
                 f"--config {name} --run-dir {self.path}"
             ) from None
 
+    def read_report(self) -> dict[str, Any]:
+        """The report.
+
+        Raises:
+            OSError, ValueError: If it cannot be read, or has something else.
+        """
+        report = read_json(self.report)
+        missing = [key for key in _FIGURES if not isinstance(report.get(key), (int, float))]
+        if missing:
+            raise ValueError(
+                f"{self.report} is no report of a run: it has no number {missing[0]!r}"
+            )
+        return report
+
     def read_history(self) -> list[dict[str, float]]:
         """The numbers of each finished epoch, by name; none if no epoch is finished.
 
         Raises:
-            OSError, ValueError, TypeError: If the file cannot be read, or has something else.
+            OSError, ValueError: If the file cannot be read, or has something else.
         """
         if not self.history.exists():
             return []
-        with open(self.history, newline="", encoding="utf-8") as file:
-            return [
-                {name: float(value) for name, value in line.items()}
-                for line in csv.DictReader(file)
-            ]
+        try:
+            with open(self.history, newline="", encoding="utf-8") as file:
+                return [
+                    {name: float(value) for name, value in line.items()}
+                    for line in csv.DictReader(file)
+                ]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise ValueError(f"{self.history} is no table of numbers: {error}") from None
 
     def write_history(self, epochs: list[dict[str, float]]) -> None:
         """Writes the numbers of each epoch, a line for each, under their names."""
@@ -101,10 +141,10 @@ def open_run(config: Config, run_dir: Path) -> dict[str, Any] | None:
     folder = RunFolder(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        asked_before = _read_if_there(folder.config)
-        report = _read_if_there(folder.report)
+        asked_before = _settings_of(folder)
+        report = folder.read_report() if folder.report.exists() else None
         differences = [] if asked_before is None else config.differences(asked_before)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"The run folder {run_dir} can't be used: {error}") from None
     if differences:
         raise ConfigError(
@@ -114,9 +154,21 @@ def open_run(config: Config, run_dir: Path) -> dict[str, Any] | None:
     return report
 
 
-def _read_if_there(path: Path) -> Any:
-    """What a JSON file has; None if there is no file, or nothing in it."""
-    return json.loads((path.read_text(encoding="utf-8") if path.exists() else "") or "null")
+def _settings_of(folder: RunFolder) -> dict[str, Any] | None:
+    """What was asked of the run that has begun in a folder; None if none has.
+
+    Raises:
+        OSError, ValueError: If that cannot be known.
+    """
+    if folder.config.exists() and folder.config.stat().st_size:
+        return read_json(folder.config)
+    steps = folder.read_checkpoints().steps()
+    if steps:
+        raise ValueError(
+            f"it has checkpoints up to step {steps[-1]}, but no {folder.config.name} that says of "
+            "which run. Put that back, or remove the checkpoints"
+        )
+    return None
 
 
 def other_run(config: Config, resume: Path | None) -> list[RunCheckpoints]:
@@ -129,8 +181,8 @@ def other_run(config: Config, resume: Path | None) -> list[RunCheckpoints]:
         return []
     folder = RunFolder(resume)
     try:
-        differences = config.differences(json.loads(folder.config.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError) as error:
+        differences = config.differences(read_json(folder.config))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--resume {resume} is no run's folder: {error}") from None
     if differences:
         raise ConfigError(f"--resume {resume} has another config: {'; '.join(differences)}.")

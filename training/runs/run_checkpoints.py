@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from keras_cvt._files import PREFIX, remove, replacing
+from keras_cvt._files import PREFIX, json_text, remove, replacing
 from training.locking import print_warning
 
 _FORMAT = 1
@@ -39,6 +39,10 @@ _FORMAT = 1
 _FILE = re.compile(r"step-(?P<step>[0-9]{8,})(-2)?\.(json|safetensors)")
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_FLOAT = "!float"
+
+_NO_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR)  # there is none, or something else
 
 _TAGS = {
     **{np.dtype(f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
@@ -56,7 +60,7 @@ class RunCheckpointError(ValueError):
 
 
 class DiskError(OSError):
-    """A checkpoint that the disk doesn't take; one line. The earlier ones are as they were."""
+    """A file of a run that the disk doesn't take or give; one line. The others are as they were."""
 
     def __str__(self) -> str:
         return self.strerror  # without the number, which is for programs
@@ -106,10 +110,12 @@ class RunCheckpoints:
             TypeError: if `checkpoint.state` isn't JSON.
         """
         step = checkpoint.step
-        # What can be wrong with the content is found before anything is written.
-        record = {"format": _FORMAT, "step": step, "state": checkpoint.state}
+        # What can be wrong with the content is found before anything is written. And the state is
+        # taken once, for the checksum and the file: other threads may go on changing what it has.
+        state = json_text(_encoded(checkpoint.state))
+        record = {"format": _FORMAT, "step": step, "state": json.loads(state)}
         size = len(_header(checkpoint.arrays)) + sum(a.nbytes for a in checkpoint.arrays.values())
-        needed = size + len(json.dumps(record)) + (1 << 20)  # and some for the folder
+        needed = size + len(state) + (1 << 20)  # and some for the folder
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -127,13 +133,19 @@ class RunCheckpoints:
             record["size"] = size
             record["checksum"] = _checksum(record)
             with replacing(self._json(step), durable=True) as temporary:
-                temporary.write_text(json.dumps(record), encoding="utf-8")
+                temporary.write_text(json_text(record), encoding="utf-8")
         except OSError as error:
             raise self._disk_error(step, needed, error) from error
         finally:
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
 
+        try:
+            self._remove_old(step)
+        except OSError as error:  # nothing is lost by that: the next time will do
+            self._warn(f"The checkpoints before step {step} can't be removed: {error}")
+
+    def _remove_old(self, step: int) -> None:
         # Any later ones were damaged, for the run has gone on from an earlier one: they don't count,
         # and stay until the run gets there.
         for old in [other for other in self.steps() if other <= step][: -self._keep]:
@@ -141,7 +153,12 @@ class RunCheckpoints:
         self._remove_leftovers()
 
     def latest(self) -> RunCheckpoint | None:
-        """The newest checkpoint that is complete and undamaged; None if there is none."""
+        """The newest checkpoint that is complete and undamaged; None if there is none.
+
+        Raises:
+            DiskError: if one can't be read now, which doesn't mean that it is damaged: a run that
+                began anew for that would throw it away.
+        """
         for step in self._found():
             try:
                 return self.read(step)
@@ -154,6 +171,7 @@ class RunCheckpoints:
 
         Raises:
             RunCheckpointError: if it isn't there, isn't complete, or is damaged.
+            DiskError: if it can't be read.
         """
         record = self._record(step)
         path = self._data(step, record)
@@ -162,12 +180,16 @@ class RunCheckpoints:
                 if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
                     raise RunCheckpointError(f"{path} is damaged: its SHA-256 has changed")
                 file.seek(0)
-                return RunCheckpoint(step, read_arrays(file), record["state"])
+                return RunCheckpoint(step, read_arrays(file), _decoded(record["state"]))
         except OSError as error:
-            raise RunCheckpointError(f"{path} can't be read: {error.strerror}") from error
+            raise _unreadable(path, error) from error
 
     def steps(self) -> list[int]:
-        """The steps that have a complete checkpoint, ascending. Their data isn't read for that."""
+        """The steps that have a complete checkpoint, ascending. Their data isn't read for that.
+
+        Raises:
+            DiskError: if that can't be read.
+        """
         complete = []
         for step in self._found():
             with contextlib.suppress(RunCheckpointError):
@@ -177,7 +199,15 @@ class RunCheckpoints:
 
     def _found(self) -> list[int]:
         """The steps of which there is any file, the newest first."""
-        matches = (_FILE.fullmatch(path.name) for path in self.folder.glob("step-*"))
+        try:
+            names = os.listdir(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise DiskError(
+                error.errno, f"{self.folder} can't be read: {error.strerror}"
+            ) from error
+        matches = map(_FILE.fullmatch, names)
         return sorted({int(match["step"]) for match in matches if match}, reverse=True)
 
     def _json(self, step: int) -> Path:
@@ -194,7 +224,7 @@ class RunCheckpoints:
                 f"{path} is missing: step {step} has no complete checkpoint"
             ) from None
         except OSError as error:
-            raise RunCheckpointError(f"{path} can't be read: {error.strerror}") from error
+            raise _unreadable(path, error) from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise RunCheckpointError(
                 f"{path} is damaged: it isn't the JSON of a checkpoint"
@@ -214,7 +244,7 @@ class RunCheckpoints:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise RunCheckpointError(f"{path} can't be read: {error.strerror}") from error
+            raise _unreadable(path, error) from error
         if size != record["size"]:
             raise RunCheckpointError(f"{path} is damaged: it has {size} of {record['size']} bytes")
         return path
@@ -233,7 +263,10 @@ class RunCheckpoints:
             return False
         try:
             return self._record(step)["data"] == name
-        except RunCheckpointError:  # of a newer version, or damaged: not ours to throw away
+        except (
+            RunCheckpointError,
+            DiskError,
+        ):  # of a newer version, or damaged: not ours to throw away
             return True
 
     def _disk_error(self, step: int, needed: int, error: OSError) -> DiskError:
@@ -242,16 +275,52 @@ class RunCheckpoints:
             megabytes = f"{needed / 1e6:,.1f} MB are needed"
             free = f"{shutil.disk_usage(self.folder).free / 1e6:,.1f} MB available"
             problem = f"no space ({problem}): {megabytes}, {free}"
-        kept = self.steps()
-        rest = f"The checkpoint of step {kept[-1]} is kept" if kept else "There is no earlier one"
+        try:
+            kept = self.steps()
+            rest = (
+                f"The checkpoint of step {kept[-1]} is kept" if kept else "There is no earlier one"
+            )
+        except DiskError:
+            rest = "Earlier ones are kept"
         return DiskError(
             error.errno,
             f"The checkpoint of step {step} can't be written to {self.folder}: {problem}. {rest}.",
         )
 
 
+def _unreadable(path: Path, error: OSError) -> RunCheckpointError | DiskError:
+    """The error for a file that can't be read: it is not as it was written, or the disk fails now."""
+    said = f"{path} can't be read: {error.strerror}"
+    if error.errno in _NO_FILE:
+        return RunCheckpointError(said)
+    return DiskError(error.errno, said)
+
+
 def _checksum(record: dict[str, Any]) -> str:
+    # Also of records of earlier versions, which may have NaN.
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _encoded(value: Any) -> Any:
+    """A state as strict JSON can have it: with {"!float": "nan"} for a number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(value)}
+    if isinstance(value, dict):
+        return {key: _encoded(item) for key, item in value.copy().items()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(item) for item in value]
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    """Undoes `_encoded`."""
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_FLOAT}:
+        return float(value[_FLOAT])
+    return {key: _decoded(item) for key, item in value.items()}
 
 
 def _order(arrays: dict[str, np.ndarray]) -> list[str]:

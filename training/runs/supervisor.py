@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +18,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from training.runs.folder import RunFolder
+from training.runs.run_checkpoints import RunCheckpoints
 
 _LONGEST_PAUSE = 300.0  # seconds
 
 _PASSED_ON = (2, 3, 130)  # starting anew wouldn't change it, or isn't wanted
 
 _LOOK_EVERY = 0.05  # seconds
+
+# What schedulers tell each process of a cluster: which of how many it is, and where the others are.
+_OF_CLUSTER = re.compile(
+    "TF_CONFIG|SLURM_(STEP_.*|PROCID|LOCALID|NODEID|NTASKS.*|NPROCS|TASKS_PER_NODE|NNODES)"
+    "|OMPI_.*|PMIX?_.*|MPI_LOCALRANKID"
+)
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -45,8 +53,8 @@ def supervise(
         command: Program and arguments of a worker.
         run_dir: The run's folder, whose checkpoints show progress: it resets the count of restarts and
             the pause.
-        workers: How many, each with its own TF_CONFIG. 1: one, without TF_CONFIG. None: one, in the
-            environment as it is.
+        workers: How many, each with its own TF_CONFIG. 1: one, that knows of no cluster. None: one, in
+            the environment as it is.
         restarts: The most restarts without progress, at least 0. Defaults to 10.
         backoff: Seconds before the first restart, doubled for each without progress, up to 5 minutes.
             Defaults to 5.
@@ -57,7 +65,7 @@ def supervise(
     """
     checkpoints = RunFolder(run_dir).read_checkpoints()
     with _signals() as received:
-        failures, pause, reached = 0, 0.0, checkpoints.steps()[-1:]
+        failures, pause, reached = 0, 0.0, _reached(checkpoints, [])
         while not received:
             status, what = _run_together(command, workers, received, grace)
             if received:
@@ -65,7 +73,7 @@ def supervise(
             if status in (0, *_PASSED_ON):
                 return status
 
-            before, reached = reached, checkpoints.steps()[-1:]
+            before, reached = reached, _reached(checkpoints, reached)
             failures = 1 if reached > before else failures + 1
             progress = (
                 f"the last checkpoint is of step {reached[0]}" if reached else "no checkpoint"
@@ -81,6 +89,14 @@ def supervise(
             _wait(pause, received)
         _say(f"stopped by {received[0].name}")
         return 128 + received[0]
+
+
+def _reached(checkpoints: RunCheckpoints, before: list[int]) -> list[int]:
+    """The step of the last checkpoint, if there is one; as `before` while the disk can't tell."""
+    try:
+        return checkpoints.steps()[-1:]
+    except OSError:
+        return before
 
 
 def _say(message: str) -> None:
@@ -152,7 +168,7 @@ def _environments(workers: int | None) -> list[dict[str, str]]:
     """Of each worker."""
     if workers is None:
         return [dict(os.environ)]
-    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
+    environment = {k: value for k, value in os.environ.items() if not _OF_CLUSTER.fullmatch(k)}
     if workers == 1:
         return [environment]
     environment.setdefault("PYTHONUNBUFFERED", "1")  # lines come when they are written

@@ -140,7 +140,7 @@ def test_the_official_crop_ends_at_384_pixels():
         ({"mean": (0.5,)}, "mean and std"),
         ({"mean": (0.5,), "std": (0.0,)}, "std must be above 0"),
         ({"interpolation": "nearest"}, "interpolation must be 'bicubic' or 'bilinear'"),
-        ({"crop": 1.5}, "crop must be in"),
+        ({"crop": 1.5}, "crop must be from 0.01 to 1"),
     ],
 )
 def test_wrong_descriptions_are_refused(arguments, message):

@@ -1,0 +1,91 @@
+"""A run's folder, and what is in it that should not be."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import TINY_CONFIG
+
+from training import compare, demo, evaluate, supervise, train
+from training.config import ConfigError
+from training.runs.folder import RunFolder, open_run
+from training.runs.run_checkpoints import RunCheckpoint
+
+ASKED = json.dumps(TINY_CONFIG.to_dict())
+
+
+@pytest.mark.parametrize("name", ["", " ", "gs://bucket/run", "s3://bucket", "hdfs:/run"])
+@pytest.mark.parametrize(
+    ("main", "before", "after"),
+    [
+        (train.main, ["--config", "digits", "--run-dir"], []),
+        (train.main, ["--config", "digits", "--resume"], []),
+        (supervise.main, ["--", "--config", "digits", "--run-dir"], []),
+        (demo.main, ["--run-dir"], []),
+        (compare.main, [], ["--output", "runs.png"]),
+        (evaluate.main, ["--model"], []),
+    ],
+    ids=["train", "resume", "supervise", "demo", "compare", "evaluate"],
+)
+def test_only_folders_of_this_machine_that_are_named(
+    name, main, before, after, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*before, name, *after]) == 2
+    said = capsys.readouterr().err
+    assert f"Received {name!r}." in said and said.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+
+
+OTHER_JSON = ["[1]", "3", '"text"', "null", "{", "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", OTHER_JSON, ids=lambda text: text[:6])
+def test_json_of_another_kind_is_told_in_a_line(text, tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    arguments = ["--config", "digits", "--run-dir", str(tmp_path)]
+    for path, other in ((folder.config, folder.report), (folder.report, folder.config)):
+        other.unlink(missing_ok=True)
+        path.write_text(text)
+        assert train.main(arguments) == 2
+        assert demo.main(["--run-dir", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 2 and f"can't be used: {path}" in said
+    folder.config.write_text(text)
+    assert compare.main([str(tmp_path), "--output", str(tmp_path / "runs.png")]) == 2
+    assert f"is no folder of a run: {folder.config}" in capsys.readouterr().err
+
+
+def test_a_report_without_its_numbers(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(ASKED)
+    folder.report.write_text('{"top1": "high"}')
+    with pytest.raises(ConfigError, match=r"report.json is no report of a run: .* 'top1'"):
+        open_run(TINY_CONFIG, tmp_path)
+    with pytest.raises(ConfigError, match="has no finished run: .* has no number 'top1'"):
+        folder.read_finished()
+
+
+@pytest.mark.parametrize("text", ["epoch,loss\n1", "epoch\nmany", "epoch,\0\n1,2", '"\n'])
+def test_a_history_of_something_else(text, tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(ASKED)
+    folder.history.write_text(text)
+    assert compare.main([str(tmp_path), "--output", str(tmp_path / "runs.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("config", [None, ""], ids=["missing", "empty"])
+def test_checkpoints_of_which_nobody_knows_the_config_are_left_alone(config, tmp_path):
+    folder = RunFolder(tmp_path)
+    if config is not None:
+        folder.config.write_text(config)
+    assert open_run(TINY_CONFIG, tmp_path) is None
+    arrays = {"kernel": np.zeros(3)}
+    folder.read_checkpoints().save(RunCheckpoint(7, arrays, {}))
+    with pytest.raises(ConfigError, match="up to step 7, but no config.json that says of which"):
+        open_run(TINY_CONFIG, tmp_path)
+    folder.config.write_text(ASKED)
+    assert open_run(TINY_CONFIG, tmp_path) is None
