@@ -1,5 +1,6 @@
 """What tests of several files use; tests/support has the modules that they import."""
 
+import gc
 import re
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
         config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+
+
+def pytest_collection_finish():
+    """All that was imported stays. Garbage collections, which Keras asks for, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 LEFT_OUT = pytest.StashKey[list[str]]()

@@ -48,8 +48,10 @@ def test_a_contender_takes_its_turn(monkeypatch):
     assert len(found.rates) == 3 and min(found.rates) > 0
     assert found.bytes > 0 and "tensorflow" in found.facts
     assert found.process.poll() is not None
-    with pytest.raises(measure.BenchmarkError, match="'CvT13, graph' ended with status 1. To see"):
-        measure.take_turns([Job("inference", "CvT13, graph", 2, 1)], 3, 0.01)
+    # One that its own process does not know.
+    monkeypatch.setitem(CONTENDERS["inference"], "none", ("tensorflow", None))
+    with pytest.raises(measure.BenchmarkError, match="'none' ended with status 1. To see"):
+        measure.take_turns([Job("inference", "none", 2, 32)], 3, 0.01)
 
 
 @pytest.mark.parametrize(

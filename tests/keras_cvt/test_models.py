@@ -83,7 +83,7 @@ def test_poolings_are_what_they_say():
 def test_classifier_activation_and_dtype():
     for policy in ("mixed_bfloat16", "mixed_float16", "float32"):
         logits = tiny(classifier_activation=None, dtype=policy)
-        assert keras.backend.standardize_dtype(logits(images(32, 32)).dtype) == "float32"
+        assert logits.output.dtype == "float32"
         assert logits.get_layer("stage2_blocks_0").attn.proj_q.compute_dtype == (
             keras.dtype_policies.get(policy).compute_dtype
         )
@@ -170,8 +170,8 @@ def test_feature_pyramid_of_another_model():
         keras_cvt.feature_pyramid(odd)
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "mixed_bfloat16"}])
-def test_save_and_load(options, tmp_path):
+def test_save_and_load(tmp_path):
+    options = {"dtype": "mixed_bfloat16"}
     model = tiny(**options)
     for weight in model.weights:  # no statistics at their initial values
         weight.assign(numpy(weight) + np.random.default_rng(1).uniform(size=weight.shape))
