@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,17 +23,22 @@ from keras_cvt.imagenet import load_image, preprocess_input
 from keras_cvt.inference.predict import predict_files
 
 
-@pytest.fixture
-def photos(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """scikit-learn's two real photos, a text file with the name of an image, and a note."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("photos")
     names = ("china.png", "flower.png")
     for name, photo in zip(names, load_sample_images().images, strict=True):
         keras.utils.save_img(folder / name, photo, scale=False)
     (folder / "broken.jpg").write_text("no image")
     (folder / "note.txt").write_text("not looked at")
     return folder
+
+
+@pytest.fixture
+def photos(written, tmp_path):
+    """A copy of them, which a test may change."""
+    return Path(shutil.copytree(written, tmp_path / "photos"))
 
 
 @pytest.fixture
