@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import reference_models
-from weights_cases import tiny
+from reference_models import tiny
 
 from keras_cvt import checkpoints
 from keras_cvt.weights import names

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import reference_models
-from tiny_cvt import TINY, tiny
+from small_models import TINY, tiny
 
 import keras_cvt
 from keras_cvt import StageConfig

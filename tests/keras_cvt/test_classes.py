@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from backend import numpy
-from tiny_cvt import images, tiny
+from small_models import images, tiny
 
 import keras_cvt
 from keras_cvt import imagenet

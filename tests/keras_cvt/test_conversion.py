@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference_models
 from backend import numpy
-from weights_cases import FILES, TINY, tiny
+from reference_models import FILES, TINY, tiny
 
 import keras_cvt
 from keras_cvt import checkpoints

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 import reference_models
-from backend import BACKEND
+from backend import BACKEND, floats
+from small_models import build, images
 
 import keras_cvt
 from keras_cvt import StageConfig
@@ -17,30 +18,8 @@ TINY = (
 )
 
 
-def numpy(x):
-    return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
-
-
-def images(height, width, channels=3):
-    return np.random.default_rng(0).normal(size=(2, height, width, channels)).astype("float32")
-
-
 def trained(stages=TINY, **options):
-    """A model with weights that no layer has at its beginning."""
-    options = {"classes": 5, "classifier_activation": None, **options}
-    options.setdefault("input_shape", (None, None, 3))
-    keras.utils.set_random_seed(0)
-    model = keras_cvt.CvT(stages, **options)
-    rng = np.random.default_rng(1)
-    for weight in model.weights:
-        if "seed" in weight.path:
-            continue
-        noise = rng.normal(size=weight.shape)
-        if weight.path.endswith("moving_variance"):
-            weight.assign(np.exp(noise))
-        else:
-            weight.assign(numpy(weight) + 0.1 * noise)
-    return model
+    return build(stages, **{"classifier_activation": None, **options})
 
 
 def assert_same_function(model, deployed, x):
@@ -49,8 +28,8 @@ def assert_same_function(model, deployed, x):
         keras.tree.map_structure(lambda y: tuple(y.shape), found)
     )
     for ours, theirs in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
-        assert numpy(theirs).std() > 1e-3  # the comparison means something
-        np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=TOLERANCE)
+        assert floats(theirs).std() > 1e-3  # the comparison means something
+        np.testing.assert_allclose(floats(ours), floats(theirs), atol=TOLERANCE)
 
 
 # --- the official code's outputs ----------------------------------------------------------------
@@ -69,11 +48,11 @@ def test_logits_and_maps_are_the_official_ones(reference, size):
     name, _, deployed, pyramid = reference
     official = reference_models.outputs(name)
     x = reference_models.images(size)
-    np.testing.assert_allclose(numpy(deployed(x)), official[f"{size}_logits"], atol=TOLERANCE)
+    np.testing.assert_allclose(floats(deployed(x)), official[f"{size}_logits"], atol=TOLERANCE)
     maps = pyramid(x)
     assert list(maps) == ["P2", "P3", "P4"]
     for i, level in enumerate(maps.values()):
-        np.testing.assert_allclose(numpy(level), official[f"{size}_stage{i + 1}"], atol=TOLERANCE)
+        np.testing.assert_allclose(floats(level), official[f"{size}_stage{i + 1}"], atol=TOLERANCE)
 
 
 def test_no_training_structure_is_left(reference):
@@ -88,7 +67,7 @@ def test_the_trained_model_is_untouched(reference):
     name, model, _, _ = reference
     official = reference_models.outputs(name)["square_logits"]
     x = reference_models.images("square")
-    np.testing.assert_allclose(numpy(model(x)), official, atol=TOLERANCE)
+    np.testing.assert_allclose(floats(model(x)), official, atol=TOLERANCE)
     assert any("/bn/" in w.path for w in model.weights)
     assert model.trainable and model.trainable_weights
 
@@ -115,7 +94,7 @@ def test_deploying_twice_gives_an_equal_model():
     once = keras_cvt.deploy(model)
     twice = keras_cvt.deploy(once)
     assert not {id(w) for w in once.weights} & {id(w) for w in twice.weights}
-    np.testing.assert_array_equal(numpy(once(images(40, 56))), numpy(twice(images(40, 56))))
+    np.testing.assert_array_equal(floats(once(images(40, 56))), floats(twice(images(40, 56))))
 
 
 def test_extreme_weights():
@@ -129,7 +108,7 @@ def test_extreme_weights():
         elif weight.path.endswith("conv_proj_v/bn/moving_variance"):
             weight.assign(np.full(weight.shape, 1e8))
         elif "norm" in weight.path and weight.path.endswith("gamma"):
-            values = numpy(weight)
+            values = floats(weight)
             values[::2], values[1] = 0, 30
             weight.assign(values)
     assert_same_function(model, keras_cvt.deploy(model), images(48, 48))
@@ -142,7 +121,7 @@ def test_dtype_policies(policy):
     exact = trained()
     for ours, theirs in zip(exact.weights, model.weights, strict=True):
         if "seed" not in ours.path:
-            ours.assign(numpy(theirs))
+            ours.assign(floats(theirs))
     deployed = keras_cvt.deploy(model)
     block = deployed.get_layer("stage1_blocks_0")
     compute_dtype = keras.dtype_policies.get(policy).compute_dtype
@@ -152,9 +131,9 @@ def test_dtype_policies(policy):
     assert keras.backend.standardize_dtype(found.dtype) == (
         keras.backend.standardize_dtype(expected.dtype)
     )
-    exact = numpy(exact(x))
-    allowed = np.abs(numpy(expected) - exact).max()
-    assert np.abs(numpy(found) - exact).max() < 3 * allowed + TOLERANCE
+    exact = floats(exact(x))
+    allowed = np.abs(floats(expected) - exact).max()
+    assert np.abs(floats(found) - exact).max() < 3 * allowed + TOLERANCE
 
 
 # --- saving and exporting -----------------------------------------------------------------------
@@ -173,7 +152,7 @@ def test_predict():
     deployed = keras_cvt.deploy(model)
     for size in ((48, 80), (33, 57)):
         found = deployed.predict(images(*size), verbose=0)
-        np.testing.assert_allclose(found, numpy(model(images(*size))), atol=TOLERANCE)
+        np.testing.assert_allclose(found, floats(model(images(*size))), atol=TOLERANCE)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="SavedModels and tf.function")
@@ -190,8 +169,8 @@ def test_savedmodel_and_xla(tmp_path):
         (exported.serve, (33, 57)),
         (compiled, (33, 57)),
     ):
-        expected = numpy(model(images(*size)))
-        np.testing.assert_allclose(numpy(function(images(*size))), expected, atol=TOLERANCE)
+        expected = floats(model(images(*size)))
+        np.testing.assert_allclose(floats(function(images(*size))), expected, atol=TOLERANCE)
 
 
 # --- what can't be deployed ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, numpy
-from tiny_cvt import TINY, images, tiny
+from small_models import TINY, images, tiny
 
 import keras_cvt
 from keras_cvt import StageConfig, models, weights

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from backend import numpy
+from small_models import images
 
 import keras_cvt
 from keras_cvt import StageConfig, weights
@@ -14,14 +16,6 @@ STAGES = [
     StageConfig(12, 1, 3, mlp_ratio=2),
     StageConfig(16, 2, 2, class_token=True),
 ]
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
-
-
-def images(*size):
-    return np.random.default_rng(0).normal(size=(2, *size, 3)).astype("float32")
 
 
 def cvt(**options):

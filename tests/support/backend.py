@@ -10,6 +10,11 @@ def numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
+def floats(tensor):
+    """float32 in NumPy, which knows no bfloat16."""
+    return numpy(keras.ops.cast(tensor, "float32"))
+
+
 def gradients(call, layer, *inputs):
     """Gradients of a scalar with respect to the trainable weights of a layer or model.
 

@@ -17,6 +17,17 @@ def stages(name):
     return keras_cvt.stages_from_spec(json.loads((FOLDER / name / "spec.json").read_text()))
 
 
+TINY = stages("tiny")
+# What tests/keras_cvt/conftest.py writes of it.
+FILES = (
+    "official.pth",
+    "official.safetensors",
+    "huggingface.safetensors",
+    "model.keras",
+    "model.weights.h5",
+)
+
+
 def state_dict(name):
     """The official weights of a reference model: official names, torch's layout."""
     with checkpoints.read(FOLDER / "tiny" / "official.pth") as tiny:
@@ -49,10 +60,15 @@ def checkpoint(name, folder):
     return path
 
 
-def model(name, folder, **options):
+def tiny(stages=TINY, **options):
+    """A model like the reference's, by default the first one, with new weights or those asked for."""
     options = {"classes": 10, "classifier_activation": None, **options}
-    options.setdefault("input_shape", (None, None, 3))
-    return keras_cvt.CvT(stages(name), weights=checkpoint(name, folder), **options)
+    return keras_cvt.CvT(stages, **{"input_shape": (None, None, 3), **options})
+
+
+def model(name, folder, **options):
+    """A reference model with the official weights."""
+    return tiny(stages(name), weights=checkpoint(name, folder), **options)
 
 
 def images(size):

@@ -6,11 +6,24 @@ import dataclasses
 
 import keras
 import numpy as np
+from backend import floats
 
 import keras_cvt
 from keras_cvt.architecture import VARIANTS, StageConfig
 
 CLASSES = 5
+
+# Three stages that are enough for most tests, and quick on all backends.
+TINY = (
+    StageConfig(8, 1, 1, patch_size=7, patch_stride=4, patch_padding=2),
+    StageConfig(12, 1, 3),
+    StageConfig(16, 2, 2, class_token=True, drop_path_rate=0.1),
+)
+
+
+def tiny(stages=TINY, **options) -> keras.Model:
+    """A new model, for images of any size."""
+    return keras_cvt.CvT(stages, **{"classes": CLASSES, "input_shape": (None, None, 3), **options})
 
 
 def shrunken(variant: str) -> tuple[StageConfig, ...]:
@@ -82,18 +95,19 @@ def build(stages, trained: bool = True, **options) -> keras.Model:
         options: Of `CvT`.
     """
     keras.utils.set_random_seed(0)
-    model = keras_cvt.CvT(
-        stages, **{"classes": CLASSES, "input_shape": (None, None, 3), "weights": None, **options}
-    )
+    model = tiny(stages, **options)
     rng = np.random.default_rng(1)
     for weight in model.weights if trained else ():
         noise = rng.normal(size=weight.shape)
         if weight.path.endswith("moving_variance"):
             weight.assign(np.exp(noise))
         elif "seed" not in weight.path:
-            weight.assign(keras.ops.convert_to_numpy(weight) + 0.1 * noise)
+            weight.assign(floats(weight) + 0.1 * noise)
     return model
 
 
-def images(height: int = SIZE[0], width: int = SIZE[1], channels: int = 3) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(2, height, width, channels)).astype("float32")
+def images(
+    height: int = SIZE[0], width: int = SIZE[1], channels: int = 3, batch: int = 2
+) -> np.ndarray:
+    shape = (batch, height, width, channels)
+    return np.random.default_rng(0).normal(size=shape).astype("float32")

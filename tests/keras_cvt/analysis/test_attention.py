@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 import reference_models
+from backend import floats
+from small_models import images
 
 import keras_cvt
 from keras_cvt import StageConfig, attention_maps, plot_attention
@@ -15,10 +17,6 @@ KV_STRIDES = [
     StageConfig(8, 1, 1, patch_size=7, patch_stride=4, patch_padding=2),
     StageConfig(16, 3, 2, class_token=True, stride_kv=(1, 2, 3), padding_kv=0),
 ]
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
 
 
 def trained(stages=KV_STRIDES, **options):
@@ -31,12 +29,8 @@ def trained(stages=KV_STRIDES, **options):
         if "seed" not in weight.path:
             noise = rng.normal(size=weight.shape) * (0.4 if weight.path.endswith("kernel") else 0.2)
             variance = weight.path.endswith("moving_variance")
-            weight.assign(np.exp(noise) if variance else numpy(weight) + noise)
+            weight.assign(np.exp(noise) if variance else floats(weight) + noise)
     return model
-
-
-def images(height, width, batch=2):
-    return np.random.default_rng(0).normal(size=(batch, height, width, 3)).astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,7 @@ def tiny(tmp_path_factory):
 
 def by_hand(model, block, x, token):
     """All attention weights of one block in NumPy, from the block's weights and its input."""
-    weights = {w.path.partition(f"{block.name}/")[2]: numpy(w) for w in block.weights}
+    weights = {w.path.partition(f"{block.name}/")[2]: floats(w) for w in block.weights}
     attn = block.attn
 
     def norm(t):
@@ -79,7 +73,7 @@ def by_hand(model, block, x, token):
 
 def inputs_of(model, name, x):
     block = model.get_layer(name)
-    return [numpy(t) for t in keras.Model(model.input, block.input)(x, training=False)]
+    return [floats(t) for t in keras.Model(model.input, block.input)(x, training=False)]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (57, 43)])
@@ -100,16 +94,16 @@ def test_the_official_weights_with_their_intermediates(tiny):
     found = attention_maps(tiny, x)
     block = tiny.get_layer(f"stage2_blocks_{len(found.keys) - 1}")
     features, token = (block.norm1(t) for t in inputs_of(tiny, block.name, x))
-    values = numpy(block.attn.conv_proj_v(features))
-    values = np.concatenate([numpy(token), values.reshape(len(x), -1, values.shape[-1])], axis=1)
-    values = numpy(block.attn.proj_v(values))
+    values = floats(block.attn.conv_proj_v(features))
+    values = np.concatenate([floats(token), values.reshape(len(x), -1, values.shape[-1])], axis=1)
+    values = floats(block.attn.proj_v(values))
     heads = block.attn.num_heads
     values = values.reshape(*values.shape[:2], heads, -1)
     keys = found.keys[-1].reshape(len(x), heads, -1)
     weights = np.concatenate([found.token[:, -1, :, np.newaxis], keys], axis=-1)
     mixed = np.einsum("nhk,nkhc->nhc", weights, values).reshape(len(x), 1, -1)
     expected = block.attn(features, class_token=token, class_token_only=True)
-    np.testing.assert_allclose(numpy(block.attn.proj(mixed)), numpy(expected), atol=1e-5)
+    np.testing.assert_allclose(floats(block.attn.proj(mixed)), floats(expected), atol=1e-5)
 
 
 def test_sums(tiny):
@@ -139,7 +133,7 @@ CONFIGURATIONS = {
 def test_deployed_is_the_same(options):
     model = trained(**options)
     x = images(48, 80)
-    before = numpy(model(x, training=False))
+    before = floats(model(x, training=False))
     found = attention_maps(model, x)
     assert found.maps.shape[:3] == (2, 3, 2) and found.maps.dtype == np.float32
     deployed = attention_maps(keras_cvt.deploy(model), x)
@@ -148,7 +142,7 @@ def test_deployed_is_the_same(options):
         ours, theirs = getattr(found, name), getattr(deployed, name)
         np.testing.assert_allclose(ours, theirs, atol=tolerance)
         assert ours.std() > 1e-3 or name == "rollout"
-    np.testing.assert_array_equal(numpy(model(x, training=False)), before)
+    np.testing.assert_array_equal(floats(model(x, training=False)), before)
 
 
 def test_rollout_is_the_product_of_the_matrices():
@@ -191,7 +185,7 @@ def test_where_the_positions_are():
     def embedded(x):
         for layer in embeddings:
             x = layer(x)
-        return numpy(x)
+        return floats(x)
 
     x = np.repeat(images(64, 64, batch=1), 64, axis=0)
     moved = x.copy()

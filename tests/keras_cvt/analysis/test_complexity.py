@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from tiny_cvt import TINY, tiny
+from small_models import TINY, tiny
 
 import keras_cvt
 from keras_cvt import complexity

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from backend import numpy
-from tiny_cvt import images
+from small_models import images
 
 import keras_cvt
 from keras_cvt import StageConfig, weights

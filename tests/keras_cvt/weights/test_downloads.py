@@ -17,7 +17,7 @@ import pytest
 import reference_models
 from backend import numpy
 from hub import Hub
-from weights_cases import TINY
+from reference_models import TINY
 
 import keras_cvt
 from keras_cvt import weights

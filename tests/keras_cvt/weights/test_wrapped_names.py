@@ -9,7 +9,7 @@ import pytest
 import reference_models
 from backend import numpy
 from checkpoint_files import tensor, torch_save
-from weights_cases import tiny
+from reference_models import tiny
 
 from keras_cvt import checkpoints, weights
 from keras_cvt.checkpoints import CheckpointError
