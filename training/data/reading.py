@@ -45,10 +45,15 @@ def read(
     """
     good = _tried(row, lambda row: read_good(source, row, box, upright, pillow))
     decoders = [_decoder(upright, pillow), *([_by_pillow(upright)] if pillow else [])]
-    carefully = tf.data.Dataset.from_tensors(row).map(lambda row: _read(source, row, box, decoders))
-    if wait and source.rereads:
-        carefully = storage.until_read(carefully)
-    return good.concatenate(carefully).take(1).get_single_element()
+
+    def carefully(row: Example) -> tf.data.Dataset:
+        found = tf.data.Dataset.from_tensors(row)
+        found = found.map(lambda row: _read(source, row, box, decoders))
+        return storage.until_read(found) if wait and source.rereads else found
+
+    # A function: what is seldom needed takes longer to prepare than all the rest.
+    otherwise = tf.data.Dataset.from_tensors(row).flat_map(carefully)
+    return good.concatenate(otherwise).take(1).get_single_element()
 
 
 def read_good(

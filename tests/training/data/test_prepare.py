@@ -287,6 +287,17 @@ def test_what_was_not_written_whole_is_not_there(tmp_path, capsys, monkeypatch, 
     assert run(*command) == 0
 
 
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"plan": "x", "files": {}, "done": {}}', "{}", "nonsense"]
+)
+def test_a_manifest_of_something_else(tmp_path, capsys, text):
+    output = write_files(tmp_path / "records", {"prepare.json": text.encode()})
+    assert run(f"folder:{two_images(tmp_path)}", "--output", output) == 2
+    error = capsys.readouterr().err
+    assert str(output) in error and error.count("\n") == 1
+    assert contents(output) == {"prepare.json": text.encode()}
+
+
 @pytest.mark.parametrize("what", ["write_text", "_internal.write_dataset_info", "_record"])
 def test_a_full_disk(tmp_path, capsys, monkeypatch, what):
     folder, output = two_images(tmp_path), tmp_path / "records"
@@ -297,7 +308,8 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch, what):
     monkeypatch.setattr(f"training.data.records.writer.{what}", full)
     assert run(f"folder:{folder}", "--output", output) == 1
     error = capsys.readouterr().err
-    assert f"{output} can't be written: [Errno 28] No space left on device. Once it can" in error
+    assert f"{output} can't be written: [Errno 28] No space left on device" in error
+    assert ". Once it can, the same command goes on." in error
     assert error.count("\n") == 1 and not (output / "dataset_info.json").exists()
     monkeypatch.undo()
     assert run(f"folder:{folder}", "--output", output) == 0

@@ -157,13 +157,21 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_there(tmp_path, capsys, mon
     assert RunCheckpoints(tmp_path / "checkpoints", keep=2).latest().step == 4
 
 
-def test_too_many_damaged_images_stop_the_run(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (data.DamagedError("2 images can't be read; `max_damaged` is 1: a, b"), 3),
+        (data.StorageError("/data/a.jpg can't be read: Input/output error."), 1),
+    ],
+    ids=["damaged", "storage"],
+)
+def test_images_that_can_not_be_read_stop_the_run(tmp_path, capsys, monkeypatch, error, status):
     real = data.Damaged
 
     class Spoiled(real):
         def __init__(self, limit, names):
             super().__init__(limit, names)
-            self.error = data.DamagedError("2 images can't be read; `max_damaged` is 1: a, b")
+            self.error = error
 
     monkeypatch.setattr(data, "Damaged", Spoiled)
 
@@ -172,6 +180,5 @@ def test_too_many_damaged_images_stop_the_run(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "fit", fail)
     sets = programs.settings(*TINY)
-    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == 3
-    said = capsys.readouterr().err
-    assert said == "training.train: error: 2 images can't be read; `max_damaged` is 1: a, b\n"
+    assert train.main(["--config", "digits", *sets, "--run-dir", str(tmp_path)]) == status
+    assert capsys.readouterr().err == f"training.train: error: {error}\n"

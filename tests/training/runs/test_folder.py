@@ -89,3 +89,9 @@ def test_checkpoints_of_which_nobody_knows_the_config_are_left_alone(config, tmp
         open_run(TINY_CONFIG, tmp_path)
     folder.config.write_text(ASKED)
     assert open_run(TINY_CONFIG, tmp_path) is None
+
+
+@pytest.mark.parametrize(("name", "config"), [("digits", "digits"), ("mine", "NAME")])
+def test_an_unfinished_run_says_how_to_train_it(tmp_path, name, config):
+    with pytest.raises(ConfigError, match=f"Train first: .* --config {config} --run-dir .*{name}"):
+        RunFolder(tmp_path / name).read_finished()

@@ -169,12 +169,19 @@ def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         output.mkdir(parents=True, exist_ok=True)
         if (output / manifest.NAME).exists():
             state = json.loads((output / manifest.NAME).read_text(encoding="utf-8"))
-            there = state["plan"]
+            if not all(isinstance(state[key], dict) for key in ("plan", "files", "done")):
+                raise TypeError
+            there = {key: state["plan"][key] for key in plan}
         elif any(path.name != LOCK for path in output.iterdir()):
             raise ConfigError(f"{output} must be empty, or begun by training.prepare.")
         else:
             return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError):
+        raise ConfigError(
+            f"{output / manifest.NAME} must be as training.prepare writes it. Choose another --output, "
+            "or remove that folder."
+        ) from None
+    except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"The folder {output} can't be used: {error}") from None
