@@ -18,19 +18,7 @@ from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 from tensorflow.python.eager import cancellation
 from tensorflow.python.framework import config as switches
 
-from keras_cvt import _keras_internal
 from keras_cvt._files import replacing
-
-# ---- layers and graphs of Keras
-
-
-def flatten_layers(model: keras.Model) -> list[keras.Layer]:
-    """The layers of a model, and those in layers, always in the same order.
-
-    The seeds in the checkpoints of runs are numbered in this order.
-    """
-    return _keras_internal.flatten_layers(model)
-
 
 # ---- optimizers of Keras
 

@@ -27,15 +27,6 @@ def small_model() -> keras.Model:
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
 
 
-def test_layers_come_in_the_order_of_the_graph_those_inside_after_theirs():
-    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="b")], name="a")
-    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dropout(0.5, name="c")])
-    names = [layer.name for layer in _internal.flatten_layers(model)]
-    assert [name for name in names if name in "abc"] == ["a", "b", "c"], (
-        MOVED + "flatten_layers; the seeds in checkpoints of runs are numbered in its order"
-    )
-
-
 @pytest.mark.parametrize("kind", [optim.AdamW, optim.SGD])
 def test_keras_asks_the_optimizer_to_add_up_gradients_which_ours_does_not(kind):
     """Were the method renamed, Keras would add up gradients that are sums already, silently."""

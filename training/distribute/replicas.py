@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 import keras_cvt
-from training._internal import flatten_layers
+from keras_cvt._keras_internal import flatten_layers
 
 
 def prepare(model: keras.Model, strategy: tf.distribute.Strategy) -> None:

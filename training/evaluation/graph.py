@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cvt._keras_internal import flatten_layers
 from keras_cvt.structure import structure_of
-from training import _internal
 from training.config import ConfigError
 
 _PASSING = (keras.layers.Dropout, keras.layers.Identity)
@@ -110,7 +110,7 @@ def _function(operation: Any) -> str:
 
 def precision_of(model: keras.Model) -> str:
     """The dtype policy that most layers with weights have, by name."""
-    layers = _internal.flatten_layers(model)
+    layers = flatten_layers(model)
     names = collections.Counter(layer.dtype_policy.name for layer in layers if layer.weights)
     return names.most_common(1)[0][0]
 

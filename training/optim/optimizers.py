@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 import keras_cvt
+from keras_cvt._keras_internal import flatten_layers
 from keras_cvt.structure import structure_of
 from training import _internal
 from training.config import Config
@@ -22,7 +23,7 @@ def without_decay(model: keras.Model) -> list[keras.Variable]:
     """
     special = {
         id(weight)
-        for layer in _internal.flatten_layers(model)
+        for layer in flatten_layers(model)
         if isinstance(layer, (keras_cvt.ClassToken, keras_cvt.PositionEmbedding))
         for weight in layer.trainable_weights
     }

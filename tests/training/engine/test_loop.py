@@ -30,7 +30,8 @@ def test_images_are_prepared_in_parallel_though_operations_are_deterministic(ima
     def slow(pixels):
         if next(started) > 1:
             together.set()
-        met.append(together.wait(60))  # the first one for the second, if they run in parallel
+        # The first one for the second, if they run in parallel.
+        met.append(together.wait(programs.PATIENCE))
         return pixels
 
     def slow_transform(*arguments, **options):
