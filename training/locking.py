@@ -53,9 +53,10 @@ class FolderLock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._locked()
-            self._file.truncate(0)
-            self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            self._file.flush()
+            with contextlib.suppress(OSError):  # a full disk, which others will tell of
+                self._file.truncate(0)
+                self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                self._file.flush()
         except BlockingIOError:
             other = ""
             with contextlib.suppress(OSError):  # it may just have ended
@@ -88,4 +89,5 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self._path.unlink(missing_ok=True)
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written then cannot be now
+            self._file.close()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cvt._messages import one_line
 from training.config import Config
 from training.engine.errors import DataLost, RunError
 from training.engine.state import Progress, State
 from training.engine.step import Trainer
 from training.runs.folder import RunFolder
-from training.runs.run_checkpoints import RunCheckpoints
+from training.runs.run_checkpoints import DiskError, RunCheckpoints
 
 
 class Stopped(Exception):
@@ -71,13 +74,17 @@ class Recorder(keras.callbacks.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = total_steps
         self._means = means
-        self._writer = folder and tf.summary.create_file_writer(str(folder.tensorboard))
+        self._writer = None
+        if folder is not None:
+            with self._curves():
+                self._writer = tf.summary.create_file_writer(str(folder.tensorboard))
         self._stop_at = min(total_steps, config.run.max_steps or total_steps)
 
     def close(self) -> None:
         """Ends the file of the curves."""
         if self._writer is not None:
-            self._writer.close()
+            with self._curves():
+                self._writer.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._state.restore_means(self._means)
@@ -141,7 +148,8 @@ class Recorder(keras.callbacks.Callback):
             self._folder.write_history(progress.epochs)
             scores = {k.removeprefix("val_"): v for k, v in logs.items() if k.startswith("val_")}
             self._write_points("validation", scores)
-            self._writer.flush()
+            with self._curves():
+                self._writer.flush()
         left = (self._total_steps - step) / self._steps_per_epoch * progress.epochs[-1]["seconds"]
         if self._folder is not None and left:
             print(f"{step} of {self._total_steps} steps; about {duration(left)} to go.", flush=True)
@@ -165,11 +173,21 @@ class Recorder(keras.callbacks.Callback):
             return
         # As tf.summary.scalar, which needs the tensorboard package; that is for looking only.
         metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
-        with self._writer.as_default(step=self._progress.step):
+        with self._curves(), self._writer.as_default(step=self._progress.step):
             for name, value in numbers.items():
                 tf.summary.write(
                     f"{folder}/{name}", tf.constant(value, tf.float32), metadata=metadata
                 )
+
+    @contextlib.contextmanager
+    def _curves(self) -> Iterator[None]:
+        """Tells what TensorFlow says of the file of the curves as of any other file of the run."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise DiskError(
+                None, f"{self._folder.tensorboard} can't be written: {one_line(error)}"
+            ) from None
 
 
 class _Speed:

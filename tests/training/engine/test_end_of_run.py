@@ -147,6 +147,12 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
     assert not [*tmp_path.glob(".partial*")]
 
 
+def test_curves_that_cannot_be_written_are_told_as_any_file(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("mine")
+    assert run(tmp_path) == 1
+    assert f"{tmp_path}/tensorboard can't be written: " in said_in_a_line(capsys)
+
+
 def test_parts_are_traced_once(monkeypatch):
     calls = []
     real = Trainer.call
