@@ -7,7 +7,8 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 XLA_QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch clean
+.PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch \
+	test-versions test-oldest test-tpu-wheel clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -52,24 +53,51 @@ test-torch: .venv-torch/made
 		$(addprefix tests/keras_cvt/, \
 		test_training_step.py checkpoints weights test_conversion.py test_deployment.py)
 
+VERSION_TESTS := $(addprefix tests/, \
+	$(addprefix keras_cvt/, layers weights test_models.py test_parity.py test_structure.py \
+		test_deployment.py test_keras_internal.py test_backend.py) \
+	$(addprefix training/, engine test_internal.py test_resuming.py data/test_pipeline.py \
+		distribute))
+
+# The oldest supported versions, and TensorFlow's TPU wheel on the CPU of a machine without a TPU.
+test-versions: test-oldest test-tpu-wheel
+
+test-oldest: .venv-oldest/made
+	.venv-oldest/bin/python $(PYTEST) $(VERSION_TESTS) tests/keras_cvt/export
+
+# It would look for a TPU's metadata server, for minutes.
+test-tpu-wheel: .venv-tpu/made
+	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python $(PYTEST) $(VERSION_TESTS)
+
 # All that python -m benchmarks.* compares with.
 peers: .venv/made .venv-torch/made .venv-jax/made
 
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) -e ".[train,test,test-export,test-notebooks]"
+	$(BIN)/python $(PIP_INSTALL) -e ".[tensorflow,train,test,test-export,test-notebooks]"
 	touch $@
 
 .venv-jax/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/python $(PIP_INSTALL) -e ".[test]" jax
+	.venv-jax/bin/python $(PIP_INSTALL) -e ".[jax,test]"
 	touch $@
 
 .venv-torch/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python $(PIP_INSTALL) -e ".[test]" torch transformers
+	.venv-torch/bin/python $(PIP_INSTALL) -e ".[torch,test]" transformers
+	touch $@
+
+.venv-oldest/made: setup.py constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python $(subst constraints,constraints-oldest,$(PIP_INSTALL)) \
+		-e ".[tensorflow,train,test,test-export]"
+	touch $@
+
+.venv-tpu/made: setup.py constraints-tpu.txt
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python $(subst constraints,constraints-tpu,$(PIP_INSTALL)) -e ".[tpu,train,test]"
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch build dist *.egg-info
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-tpu build dist *.egg-info

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from keras_cvt import _backend
 from keras_cvt._files import check_folder, check_new, is_disk_fault
 from keras_cvt._messages import one_line
 from keras_cvt.images.preprocessing import SMALLEST_CROP
@@ -110,11 +111,14 @@ def exit_status(
         except OSError:
             _abandon_output()
         known = [status for kind, status in statuses.items() if isinstance(error, kind)]
+        told = _backend.missing(error) if isinstance(error, ImportError) else ""
+        if told:
+            known.append(WRONG_USE)
         if is_disk_fault(error):
             known = [FAILED]
         if not known:
             raise
-        _tell(f"{getattr(error, 'program', '') or program}: error: {one_line(error)}")
+        _tell(f"{getattr(error, 'program', '') or program}: error: {told or one_line(error)}")
         return known[0]
 
 

@@ -84,4 +84,5 @@ def run_graph(
         inputs: Tensors, structured as the graph's inputs.
         call: `call(operation, *args, **kwargs)` stands for each call of the graph.
     """
-    return graph._run_through_graph(inputs, call_fn=call)
+    # Keras 3.10 has no default for `operation_fn`.
+    return graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)

@@ -7,7 +7,10 @@ import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
+
+from keras_cvt._backend import missing
 
 
 def attach(
@@ -24,9 +27,9 @@ def attach(
 
     def get(name: str) -> Any:
         if name in homes:
-            value = getattr(importlib.import_module(homes[name]), name)
+            value = getattr(_imported(homes[name]), name)
         elif name in modules:
-            value = importlib.import_module(f"{package}.{name}")
+            value = _imported(f"{package}.{name}")
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         setattr(sys.modules[package], name, value)
@@ -36,6 +39,17 @@ def attach(
         return sorted({*vars(sys.modules[package]), *homes, *modules})
 
     return get, listed
+
+
+def _imported(module: str) -> ModuleType:
+    """Imports a module. If a backend is missing, the error says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        told = missing(error)
+        if not told:
+            raise
+        raise ModuleNotFoundError(told, name=error.name) from error
 
 
 def with_keras(module: str) -> None:

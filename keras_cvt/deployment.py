@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from keras_cvt import layers
+from keras_cvt._keras_internal import graph_of
 from keras_cvt.layers.common import BATCH_NORM_EPSILON
 from keras_cvt.structure import structure_of, weights_by_path
 
@@ -63,6 +64,10 @@ def deploy(model: keras.Model) -> keras.Model:
     pairs = []
 
     def clone(layer: Any) -> Any:
+        if (
+            graph_of(layer) is not None
+        ):  # Keras' `recursive` skips models in a Sequential up to 3.10
+            return keras.models.clone_model(layer, clone_function=clone)
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.Lambda):
             return layer  # a bare operation has no state; Keras does not rebuild a lambda
         config = layer.get_config()
@@ -78,7 +83,7 @@ def deploy(model: keras.Model) -> keras.Model:
         pairs.append((layer, twin))
         return twin
 
-    deployed = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    deployed = clone(model)
     for layer, twin in pairs:
         if isinstance(layer, layers.CvTBlock):
             _assign(twin, _fold(layer))

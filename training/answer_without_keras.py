@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import struct
 import sys
 from typing import Any, BinaryIO
 
 import numpy as np
-
-from training import startup
 
 ABSENT = ("keras", "keras_cvt", "tf_keras")
 
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
     """Returns 0 if the images are answered and no module of `ABSENT` is there, else 1."""
     (saved_model,) = argv
     hide_keras()
-    startup.quiet_tensorflow()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     serve = tf.saved_model.load(saved_model).signatures["serving_default"]

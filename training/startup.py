@@ -1,41 +1,31 @@
-"""Starting TensorFlow without its chatter. For programs only: a library leaves such things alone."""
+"""Starting TensorFlow. For programs only: a library leaves such things alone."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from keras_cvt import _backend
+from keras_cvt._commands import UsageError
+
 
 def quiet_tensorflow() -> None:
-    """Imports TensorFlow, with only what matters said on standard error.
+    """Imports Keras on TensorFlow, with only what matters said on standard error.
 
-    Errors reach Python as exceptions whatever the log level. Setting TF_CPP_MIN_LOG_LEVEL oneself
-    brings every message back.
+    Raises:
+        UsageError: If the environment names another backend.
+        ImportError: If TensorFlow is missing, or can't work as it is installed.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # The first messages come before TensorFlow reads its log level: they are caught on their way
-    # out, and shown only if the import fails.
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as caught:
-        stderr = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            import tensorflow as tf
-        except BaseException:
-            caught.seek(0)
-            os.write(stderr, caught.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-    tf.get_logger().setLevel("ERROR")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise UsageError(
+            "the training programs run on TensorFlow: unset KERAS_BACKEND. Received: "
+            f"KERAS_BACKEND={backend}."
+        )
+    _backend.start_quietly()
 
 
 def make_deterministic() -> None:

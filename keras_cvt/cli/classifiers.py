@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from keras_cvt import _commands
+from keras_cvt import _backend, _commands
 from keras_cvt.architecture import variant_named
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ def open_model(
     if arguments.model.endswith(".keras"):
         if arguments.weights is not None:
             raise ValueError(f"{arguments.model} has its own weights: leave out --weights.")
+        _backend.start_quietly()
         from keras_cvt._model_files import load_model
 
         return load_model(arguments.model), size, "official"
     variant = variant_named(arguments.model)
+    _backend.start_quietly()
     import keras_cvt
     from keras_cvt import models, weights
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from keras_cvt import _backend
 from keras_cvt.cli import designs
 from keras_cvt.weights.formats import KEYS
 
@@ -37,6 +38,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     stages = designs.read_spec(arguments.spec) if arguments.spec else None
+    _backend.start_quietly()
     from keras_cvt.conversion import convert
 
     convert(arguments.source, arguments.destination, arguments.keys, stages)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_cvt import _commands
+from keras_cvt import _backend, _commands
 from keras_cvt._files import write_text
 from keras_cvt.cli import designs
 
@@ -23,6 +23,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     _commands.check_new_file(arguments.output, (".svg",))
     name, stages = designs.chosen(arguments.model)
+    _backend.start_quietly()
     from keras_cvt.analysis.diagram import draw
 
     text = draw(stages, (*arguments.image_size, 3), arguments.classes, title=name)

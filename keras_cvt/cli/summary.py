@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from keras_cvt import _backend
 from keras_cvt._tables import aligned
 from keras_cvt.cli import designs
 
@@ -19,6 +20,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     _, stages = designs.chosen(arguments.model)
+    _backend.start_quietly()
     from keras_cvt.analysis.complexity import Row, complexity
 
     height, width = arguments.image_size

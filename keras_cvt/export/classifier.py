@@ -129,7 +129,10 @@ def _with_input(model: keras.Model, size: tuple[int | None, ...]) -> keras.Model
     shape = (*size, model.input_shape[-1])
     if tuple(model.input_shape[1:]) == shape:
         return model
-    other = keras.models.clone_model(model, input_tensors=keras.Input(shape, name="images"))
+    images = keras.Input(shape, name="images")
+    # In Keras 3.10 the one input may be in a list.
+    images = keras.tree.pack_sequence_as(model.input, [images])
+    other = keras.models.clone_model(model, input_tensors=images)
     other.set_weights(model.get_weights())
     return other
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_cvt._backend import xla_on_host
 from keras_cvt._keras_internal import sublayers
 from keras_cvt.layers.quantization import with_quantization
 
@@ -52,6 +53,18 @@ class Composite(keras.layers.Layer):
     def trainable(self, value: bool) -> None:
         self._given_flags = {}  # of sublayers that `build` has still to make
         keras.layers.Layer.trainable.fset(self, value)
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether `fit` and `predict` may compile with XLA. TensorFlow's TPU wheel can't on its host.
+
+        Keras asks each layer, where `jit_compile` is "auto".
+        """
+        return self._supports_jit and (keras.backend.backend() != "tensorflow" or xla_on_host())
+
+    @supports_jit.setter
+    def supports_jit(self, value: bool) -> None:
+        self._supports_jit = value
 
     def get_config(self) -> dict[str, Any]:
         config = with_quantization(self, super().get_config())

@@ -2,6 +2,9 @@
 
 import keras
 import numpy as np
+import pytest
+
+from keras_cvt._backend import xla_on_host
 
 BACKEND = keras.backend.backend()
 
@@ -59,8 +62,20 @@ def gradients(call, layer, *inputs):
     }
 
 
+def has_xla():
+    """Whether the backend compiles with XLA for the processor. TensorFlow's TPU wheel does not."""
+    return BACKEND == "jax" or (BACKEND == "tensorflow" and xla_on_host())
+
+
+def needs_xla():
+    """Skips a test where TensorFlow has no XLA for the processor."""
+    if BACKEND == "tensorflow" and not has_xla():
+        pytest.skip("this TensorFlow has no XLA for the processor")
+
+
 def compiled(function):
     """The function compiled by the backend: with XLA on TensorFlow and JAX; as it is on torch."""
+    needs_xla()
     if BACKEND == "tensorflow":
         import tensorflow as tf
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_cvt._backend import xla_on_host
 from training.augment import keras_cv
 from training.augment.augmenters import check_augmenter
 from training.augment.boxes import in_box
@@ -60,7 +61,8 @@ def mix(
         )
     else:
         of_known_shape = images.shape.is_fully_defined() and labels.shape.is_fully_defined()
-        mix_up, cut = (_MIXUP, _CUTMIX) if of_known_shape else (_mixup, _cutmix)
+        compiled = of_known_shape and xla_on_host()
+        mix_up, cut = (_MIXUP, _CUTMIX) if compiled else (_mixup, _cutmix)
         by_mixup, by_cutmix = (
             lambda: mix_up(images, labels, _beta(key, mixup or 1.0)),
             lambda: cut(images, labels, _beta(key, cutmix or 1.0), y, x),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_cvt._backend import xla_on_host
 from keras_cvt.images.preprocessing import MEAN
 from training.augment.keys import RAND_AUGMENT, step_key, uniform
 from training.augment.layout import to_uint8
@@ -46,7 +47,9 @@ def rand_augment(
         branches = [
             # Bound as defaults: the loop's variables change.
             lambda name=name, image=image, layer=layer: _operation(
-                name, fill, name in _COMPILED and image.shape.is_fully_defined()
+                name,
+                fill,
+                name in _COMPILED and image.shape.is_fully_defined() and xla_on_host(),
             )(image, magnitudes[layer], signs[layer])
             for name in OPERATIONS
         ]

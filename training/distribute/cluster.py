@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
+from importlib import metadata
 
 import tensorflow as tf
 
+from keras_cvt._messages import one_line
 from training._internal import slurm_hosts, slurm_tasks
 from training.config import ConfigError
 
@@ -66,11 +69,22 @@ def tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        name = os.environ.get("TPU_NAME")
         raise ConfigError(
-            f"There is no TPU (TPU_NAME is {os.environ.get('TPU_NAME', 'not set')}): "
-            f"{str(error).splitlines()[0]}"
+            f"`strategy` tpu finds no TPU: TPU_NAME is {name or 'not set'}, and {_wheel()}. On a TPU "
+            "VM, install the extra tpu, stop whatever else holds the TPU, and leave TPU_NAME unset; "
+            "elsewhere, TPU_NAME is the TPU's name. TensorFlow says: "
+            f"{textwrap.shorten(one_line(error), 200)}"
         ) from None
     return resolver
+
+
+def _wheel() -> str:
+    """Says which TensorFlow is installed."""
+    try:
+        return f"tensorflow-tpu {metadata.version('tensorflow-tpu')} is installed"
+    except metadata.PackageNotFoundError:
+        return f"TensorFlow {tf.__version__} is not the wheel tensorflow-tpu"
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

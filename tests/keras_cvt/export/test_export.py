@@ -74,7 +74,7 @@ def test_what_differs_is_removed(folder, tmp_path, capsys):
         ("litert", "a.tflite", ("--quantize", "int9"), "Did you mean 'int8'"),
         ("litert", "a.tflite", ("--quantize", "int8"), "`calibration`, a folder"),
         ("litert", "a.tflite", ("--calibration", "empty"), "nothing else"),
-        ("litert", "a.tflite", ("--quantize=int8", "--calibration=empty"), "no image in empty"),
+        ("litert", "a.tflite", ("--quantize=int8", "--calibration=empty"), "the folder is empty"),
         ("litert", "a.tflite", ("--quantize=int8", "--calibration=no"), "There is no folder no"),
         ("litert", "a.tflite", ("--tolerance", "0"), "above 0"),
         ("litert", "a.tflite", ("--batch-size", "0"), "at least 1"),
@@ -135,6 +135,8 @@ def test_keras_cvt_needs_no_tensorflow():
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("mode", ("int8", "int4"))
 def test_keras_quantization_is_kept(tmp_path, photos, mode):
+    if mode == "int4" and keras.version().startswith("3.10."):
+        pytest.skip("int4 came with Keras 3.11")
     images = pictures(photos, (32, 32))
     # Keras takes seconds for each block.
     model = small((32, 32), [dataclasses.replace(STAGES[1], depth=1)])

@@ -6,7 +6,7 @@ Runs on all backends of Keras.
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, gradients, numpy
+from backend import BACKEND, gradients, needs_xla, numpy
 from layer_cases import inputs_of, normal
 
 import keras_cvt
@@ -48,6 +48,8 @@ def test_half_precision_is_safe(policy):
 def test_class_token_only_of_unknown_sizes(jit, training):
     import tensorflow as tf
 
+    if jit:
+        needs_xla()
     block = layers.CvTBlock(8, 2)
     inputs = inputs_of(8, True)
     block(*inputs)

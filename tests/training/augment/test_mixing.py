@@ -10,9 +10,11 @@ import math
 import numpy as np
 import tensorflow as tf
 from augment_cases import over_numbers
+from backend import needs_xla
 from scipy import stats
 
 from training import augment
+from training.augment import mixing
 
 
 def test_mixup():
@@ -100,3 +102,18 @@ def test_mixing_nothing_only_smooths():
         same, labels = augment.mix(images, tf.eye(2), augment.key(0, 0), **options)
         np.testing.assert_array_equal(same, images)
         np.testing.assert_allclose(labels, [[0.95, 0.05], [0.05, 0.95]], rtol=1e-6)
+
+
+def test_a_host_without_xla_mixes_the_same(monkeypatch):
+    """TensorFlow's TPU wheel has no XLA for the host, which mixes the images."""
+    needs_xla()
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(4, 20, 30, 3)), tf.float32)
+    for mixup, cutmix in ((0.8, 0.0), (0.0, 1.0)):
+        mixed = []
+        for compiled in (True, False):
+            monkeypatch.setattr(mixing, "xla_on_host", lambda compiled=compiled: compiled)
+            key = augment.key(0, 1)
+            mixed.append(augment.mix(images, tf.eye(4), key, mixup=mixup, cutmix=cutmix))
+        for with_xla, without in zip(*mixed, strict=True):
+            np.testing.assert_allclose(without, with_xla, atol=1e-6)

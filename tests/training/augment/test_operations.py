@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from augment_cases import FILL, photos, pillow
+from backend import needs_xla
 
 from benchmarks import pillow_recipe
 from training.augment import operations, policy
@@ -53,6 +54,7 @@ def test_an_operation_is_pillows(name):
 
 @pytest.mark.parametrize("name", policy._COMPILED)
 def test_so_it_is_compiled_by_xla(name):
+    needs_xla()
     operation, image = policy._operation(name, FILL, compiled=True), photos()[0]
     for magnitude, sign in ((0.0, 1.0), (3.0, -1.0), (9.7, 1.0)):
         mine = operation(image, tf.constant(magnitude), tf.constant(sign)).numpy().astype(int)

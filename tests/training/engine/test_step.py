@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from backend import needs_xla
 
 import keras_cvt
 from training import configs, distribute, optim
@@ -291,6 +292,7 @@ def compiled(step, data):
 
     TensorFlow refuses what XLA can't do itself; nothing is left to the host in silence.
     """
+    needs_xla()
     function = tf.function(step, jit_compile=True)
     return function, function.experimental_get_compiler_ir(data)(stage="hlo")
 
