@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_cvt import checkpoints
 from keras_cvt._validation import unknown_choice
@@ -215,8 +216,9 @@ class Weights(names.NamedWeights):
         be used up exactly, which is checked before the first weight changes.
 
         Raises:
-            ValueError: naming what is missing, left over or of another shape.
-            CheckpointError: for damaged data.
+            ValueError: naming what is missing, left over, of another shape, or of integers, such as
+                another program's quantized weights.
+            CheckpointError: for damaged data, and for values that are not finite.
         """
         structure = structure_of(model)
         self._check_functions(configuration.of_model(structure))
@@ -243,6 +245,12 @@ class Weights(names.NamedWeights):
                 for name, variable in variables.items()
                 if name in self and self.shape(name) != tuple(variable.shape)
             ],
+            "of another kind of numbers": [
+                f"{name} {self.dtype(name)} for {variable.dtype}"
+                for name, variable in variables.items()
+                if name in self
+                and _is_float(self.dtype(name)) != keras.backend.is_float_dtype(variable.dtype)
+            ],
         }
         if any(problems.values()):
             text = "; ".join(
@@ -253,7 +261,18 @@ class Weights(names.NamedWeights):
             raise ValueError(f"{self.path} does not fit {model.name!r}: {text}.")
         with self._discarding():
             for name, variable in variables.items():
-                variable.assign(self[name].astype(variable.dtype, copy=False))
+                with np.errstate(over="ignore"):  # which is an error in the next line
+                    values = self[name].astype(variable.dtype, copy=False)
+                if not np.isfinite(values).all():
+                    raise CheckpointError(
+                        f"{self.path}: {name} has values that are not finite in {variable.dtype}, "
+                        "such as a run that diverged leaves behind."
+                    )
+                variable.assign(values)
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return dtype.kind not in "biuc"  # those that NumPy does not know, such as bfloat16, are "V"
 
 
 def describe(architecture: tuple[tuple[int, int], ...]) -> str:

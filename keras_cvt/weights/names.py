@@ -237,6 +237,10 @@ class NamedWeights(Mapping[str, np.ndarray]):
         axes = self._axes(name, len(shape))
         return shape if axes is None else tuple(shape[axis] for axis in axes)
 
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype of a weight, without reading it."""
+        return self.checkpoint.info(self._sources[name]).dtype
+
     def __getitem__(self, name: str) -> np.ndarray:
         array = self.checkpoint[self._sources[name]]
         axes = self._axes(name, array.ndim)

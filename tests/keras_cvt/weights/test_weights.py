@@ -117,6 +117,13 @@ def test_half_precision_files(tmp_path, dtype):
     np.testing.assert_array_equal(head, state["head.weight"].astype("float32").T)
 
 
+def test_weights_that_a_dtype_cannot_hold(tmp_path):
+    path = _changed(tmp_path, norm__bias=np.full(64, 1e6, "float32"))
+    assert numpy(weights.named_variables(tiny(weights=path))["norm.bias"]).max() == 1e6
+    with pytest.raises(ValueError, match=r"norm\.bias has values that are not finite in float16"):
+        tiny(weights=path, dtype="float16")
+
+
 def _changed(tmp_path, **changes):
     state = reference_models.state_dict("tiny")
     for key, value in changes.items():
@@ -139,6 +146,14 @@ def _changed(tmp_path, **changes):
             "of another shape .stage1.blocks.1.mlp.fc1.bias .7,. for .128,.",
         ),
         ({"stage0__patch_embed__proj__weight": None}, "no checkpoint of a CvT"),
+        *(
+            ({"norm__bias": np.ones(64, dtype)}, f"kind of numbers .norm.bias {dtype} for float32")
+            for dtype in ("int8", "int64", "bool", "complex64")
+        ),
+        (
+            {"norm__bias": np.full(64, np.nan, "float32")},
+            "norm.bias has values that are not finite",
+        ),
     ],
 )
 def test_both_sides_are_used_up(tmp_path, changes, message):
