@@ -8,6 +8,8 @@ from __future__ import annotations
 TAG = 0x0112  # Orientation
 SHORT, LONG = 3, 4  # the types that its value may have
 
+_APP1, _SCAN = 0xE1, 0xDA  # markers of a JPEG: what an Exif block stands in, and the pixels
+
 # Where most JPEGs have these bytes: the start and a JFIF segment of the usual length; the first table.
 PLAIN_JPEG = ((0, b"\xff\xd8\xff\xe0\0\x10"), (20, b"\xff\xdb"))
 
@@ -19,6 +21,23 @@ def is_plain_jpeg(data: bytes) -> bool:
     not looked for: that would slow down the reading of all JPEGs.
     """
     return all(data[at : at + len(text)] == text for at, text in PLAIN_JPEG)
+
+
+def of_jpeg(data: bytes) -> bytes:
+    """Returns the first Exif block in a JPEG's header; b"" if there is none.
+
+    Pillow joins all of them to one, and so may find another orientation.
+    """
+    at = 2
+    while not is_plain_jpeg(data) and at + 4 <= len(data) and data[at + 1] != _SCAN:
+        if data[at + 1] == 0xFF:  # fills the space before a marker
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if data[at + 1] == _APP1 and data[at + 4 : end].startswith(b"Exif\0\0"):
+            return data[at + 4 : end]
+        at = end
+    return b""
 
 
 def orientation(block: bytes) -> int:

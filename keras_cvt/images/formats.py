@@ -44,6 +44,9 @@ GRAPH_SUFFIXES = tuple(s for format in FORMATS if format.in_graph for s in forma
 _HEIC = "HEIC pictures can't be decoded; convert them to JPEG or PNG"
 _AVIF = "AVIF pictures need Pillow 11.3 or newer"
 
+# How the files of common formats begin.
+_BEGINNINGS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF"}
+
 # Suffix of pictures that nothing here decodes -> why, which completes "NAME: ".
 REFUSED = dict.fromkeys((".heic", ".heif", ".hif"), _HEIC)
 
@@ -55,4 +58,7 @@ def why_refused(data: bytes) -> str:
             return _AVIF
         if data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
             return _HEIC
+    for beginning, name in _BEGINNINGS.items():
+        if data.startswith(beginning):
+            return f"a damaged {name}: what stands before its pixels can't be read"
     return "not an image, or of a format that is not supported"

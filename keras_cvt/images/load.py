@@ -34,6 +34,7 @@ MAX_BYTES = 64 * 2**20
 
 # At least two letters, so that the drive of a Windows path is not taken for a scheme.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:[\w.+/-]*[;,]", re.IGNORECASE)
 
 
 class ImageError(ValueError):
@@ -66,9 +67,9 @@ def load_image(
         source: a path; an `http://`, `https://` or `file://` URL; the bytes of an image file; a
             binary file object, read from its current position to its end and left open; a PIL
             image; or an array of shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA
-            with uint16 values in [0, 65535], or values in [0, 255] of any other integer or
-            floating dtype (rounded to integers). EPS files are refused, since Pillow hands them
-            to Ghostscript, which executes them.
+            with uint16 values in [0, 65535], not all below 256, or values in [0, 255] of any
+            other integer or floating dtype (rounded to integers). EPS files are refused, since
+            Pillow hands them to Ghostscript, which executes them.
         image_size: pixels of the result, one number for a square or `(height, width)`.
         crop: which part of the picture is seen. A number from 0.01 to 1: the picture is resized,
             keeping its proportions, until it just covers `int(image_size / crop)` pixels, and
@@ -171,8 +172,10 @@ def _opened(data: bytes) -> PIL.Image.Image:
         image = Image.open(io.BytesIO(data), formats=[f for f in Image.ID if f != "EPS"])
     except UnidentifiedImageError as error:
         raise ImageError(why_refused(data)) from error
-    if exif.is_plain_jpeg(data):
-        image.info.pop("exif", None)
+    if image.format in ("JPEG", "MPO"):
+        image.info["exif"] = exif.of_jpeg(data)
+    if image.format == "PNG" and b"IEND" not in data:
+        raise ImageError("truncated: its last chunk, IEND, is missing")
     return image
 
 
@@ -211,6 +214,11 @@ def _read(source: Any, timeout: float, max_bytes: int) -> tuple[str, bytes]:
             f"array. Received: {type(source).__name__}"
         )
     name = path = os.fspath(source)
+    if _DATA_URL.match(str(name)):
+        raise ValueError(
+            f"{name[:30]}...: a data: URL; decode it and give the bytes. A URL must begin with "
+            "http://, https:// or file:///"
+        )
     if isinstance(source, str) and (url := _URL.match(source)):
         scheme = url[1].lower()
         if scheme in ("http", "https"):

@@ -95,18 +95,39 @@ def array_to_image(array: np.ndarray) -> PIL.Image.Image:
     if kind not in "uif":
         raise ValueError("the values must be integers or floating-point numbers")
     if kind == "u" and array.dtype.itemsize == 2:
-        # 65535 = 255 * 257: with 128 added this is x / 257 rounded to the nearest.
-        array = (array.astype("uint32") + 128) // 257
+        _check_depth(array)
+        array = _scaled(array)
     else:
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 255):  # also where they are NaN
             raise ValueError(f"the values must be in [0, 255], here they are in [{low}, {high}]")
-        if kind == "f" and 0 < high <= 1:
-            # A picture in [0, 1] would be read as black, without a word.
+        # A picture in [0, 1] would be read as black, without a word. Resizing, if bicubic, leaves some
+        # values above 1.
+        if kind == "f" and (0 < high <= 1 or (high < 2 and (array % 1).any())):
             raise ValueError("the values look like [0, 1]; multiply them by 255")
         if kind == "f":
             array = np.rint(array)
     return Image.fromarray(array.astype("uint8"))
+
+
+def _check_depth(values: np.ndarray) -> None:
+    """Refuses values of more than 8 bits that are probably 8-bit ones: they would be read as black.
+
+    Raises:
+        ValueError: If they are all below 256, and not all 0.
+    """
+    highest = values.max()
+    if 0 < highest <= 255:
+        raise ValueError(
+            f"values of more than 8 bits, 65535 being white, but none is above {highest}; if 255 is "
+            "white, convert them to uint8"
+        )
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Brings values of 16 bits to 8."""
+    # 65535 = 255 * 257: with 128 added this is x / 257 rounded to the nearest.
+    return ((values.astype("uint32") + 128) // 257).astype("uint8")
 
 
 def to_rgb(
@@ -129,6 +150,8 @@ def to_rgb(
     if 0 in image.size:
         raise ValueError("no pixels")
     key = _transparent_color(image)
+    # In the mode "I" of a TIFF, and in any mode of an image made of an array, there may be 8 bits.
+    deep = image.format in ("PNG", "PPM") or (image.format is not None and image.mode != "I")
     image.load()
     if upright:
         transpose = _UPRIGHT.get(orientation(image.info.get("exif", b"")))
@@ -136,11 +159,12 @@ def to_rgb(
             image = image.transpose(Image.Transpose[transpose])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        if image.mode == "I":  # 32-bit, for Pillow the mode of 16-bit PGM and of older 16-bit PNG
-            if values.min() < 0 or values.max() > 65535:
-                raise ValueError("32-bit values, of which some are outside [0, 65535]")
-            values = values.astype("uint16")
-        image = array_to_image(values)
+        # Of 32 bits, for Pillow the mode of 16-bit PGM and of older 16-bit PNG.
+        if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+            raise ValueError("32-bit values, of which some are outside [0, 65535]")
+        if not deep and image.mode != "F":
+            _check_depth(values)
+        image = array_to_image(values) if image.mode == "F" else Image.fromarray(_scaled(values))
         if key is not None:
             image.putalpha(Image.fromarray((values != key).astype("uint8") * 255))
     elif key is not None and key != image.info["transparency"]:

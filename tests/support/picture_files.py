@@ -199,6 +199,14 @@ def misplaced_exif() -> bytes:
     return JPEG[:at] + b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block + JPEG[at:]
 
 
+def divided_exif() -> bytes:
+    """A JPEG whose first Exif block has an orientation only if the second is joined to it."""
+    block = exif(6)
+    halves = block[:14], b"Exif\0\0" + block[14:]
+    segments = [b"\xff\xe1" + struct.pack(">H", 2 + len(half)) + half for half in halves]
+    return JPEG[:2] + b"".join(segments) + JPEG[2:]
+
+
 # ---- BMP
 
 
@@ -250,7 +258,11 @@ def files() -> dict[str, list[File]]:
         "JPEG: CMYK or YCCK, with Adobe's marker": [cmyk(0), cmyk(2)],
         "JPEG: CMYK, without Adobe's marker": [cmyk(None)],
         "JPEG: several pictures (MPO)": [frames("MPO")],
-        "JPEG: EXIF orientation": [*turned("JPEG"), File(misplaced_exif(), shown(JPEG))],
+        "JPEG: EXIF orientation": [
+            *turned("JPEG"),
+            File(misplaced_exif(), shown(JPEG)),
+            File(divided_exif(), shown(JPEG)),
+        ],
         "JPEG: cut off": [File(tall[:-cut], None) for cut in (2, len(tall) // 5)],
         "PNG: gray, 1, 2, 4, 8 bits": grays(transparent=False),
         "PNG: gray, 16 bits": [File(deep(DEEP_GRAY, _PLAIN), rgb(np.rint(DEEP_GRAY / 257)))],
@@ -283,7 +295,7 @@ def files() -> dict[str, list[File]]:
         ],
         "PNG: several frames (APNG)": [frames("PNG")],
         "PNG: EXIF orientation": [*turned("PNG"), late_exif()],
-        "PNG: cut off": [File(encode(IMAGE)[:-100], None)],
+        "PNG: cut off": [File(encode(IMAGE)[:-cut], None) for cut in (12, 100)],
         "GIF": [File(encode(quantized, "GIF"), np.asarray(quantized.convert("RGB")))],
         "GIF: transparent": [transparent_gif()],
         "GIF: several frames": [frames("GIF")],

@@ -202,6 +202,8 @@ def with_value(value):
         (with_value(np.inf), r"\[0, 255\]"),
         (with_value(256).astype("int32"), r"\[0, 255\]"),
         (np.full((8, 8, 3), 0.7), "multiply them by 255"),
+        (np.full((8, 8, 3), 1.02), "multiply them by 255"),  # bicubic resizing goes beyond 1
+        (np.full((8, 8, 3), 200, "uint16"), "above 200; if 255 is white"),
     ],
 )
 def test_bad_array(array, message):
@@ -216,6 +218,13 @@ def test_bad_pil_image():
     # 32-bit integers that are not 16-bit values: nobody knows what is white.
     with pytest.raises(ImageError, match="mode I: .*65535"):
         load_image(Image.fromarray(np.array([[0, 70000]], "int32")))
+    eight_bits = np.array([[0, 200]])
+    for dtype in ("int32", "uint16"):
+        with pytest.raises(ImageError, match="mode I.*: .*above 200; if 255 is white"):
+            load_image(Image.fromarray(eight_bits.astype(dtype)))
+    with pytest.raises(ImageError, match="above 200; if 255 is white"):
+        load_image(encode(eight_bits.astype("int32"), "TIFF"))
+    assert pixels(encode(eight_bits.astype("uint16")), eight_bits).max() == 1  # a dark PNG
     with pytest.raises(ImageError, match="mode F: .*multiply"):
         load_image(Image.fromarray(np.full((4, 4), 0.5, "float32")))
     values = np.arange(12, dtype="float32").reshape(3, 4) * 20
@@ -270,10 +279,16 @@ def test_missing_file(tmp_path):
         ("empty.jpg", lambda image: b"", "empty"),
         ("cut.jpg", lambda image: encode(image, "JPEG")[:700], "truncated"),
         ("cut.png", lambda image: encode(image)[:-600], "truncated"),
-        ("only the head.jpg", lambda image: encode(image, "JPEG")[:20], "not an image"),
+        ("without its end.png", lambda image: encode(image)[:-12], "truncated"),
+        ("only the head.jpg", lambda image: encode(image, "JPEG")[:20], "a damaged JPEG"),
+        ("head.png", lambda image: encode(image).replace(b"IHDR", b"ihdr"), "a damaged PNG"),
         ("garbage.jpg", lambda image: bytes(range(256)) * 9, "not an image"),
         ("page.jpg", lambda image: b"<!DOCTYPE html><html>Not found</html>", "not an image"),
-        ("garbled.png", lambda image: encode(image)[:60] + b"#" * 5000, "broken"),
+        (
+            "garbled.png",
+            lambda image: encode(image)[:60] + b"#" * 5000 + b"IEND",
+            "broken data",
+        ),
         ("program.eps", lambda image: encode(image, "EPS"), "not an image"),
     ],
 )

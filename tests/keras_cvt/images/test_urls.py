@@ -143,9 +143,21 @@ def test_url_of_nobody():
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.org/cat.png", "s3://bucket/cat.png", "file://cat.png"]
+    "url",
+    [
+        "ftp://example.org/cat.png",
+        "s3://bucket/cat.png",
+        "file://cat.png",
+        "data:image/png;base64,",
+    ],
 )
 def test_scheme_that_is_not_supported(url):
     with pytest.raises(ValueError, match="must begin with http") as caught:
         load_image(url)
     assert url in str(caught.value)
+
+
+def test_a_data_url_is_not_repeated():
+    with pytest.raises(ValueError, match="give the bytes") as caught:
+        load_image("data:image/png;base64," + 5000 * "A")
+    assert len(str(caught.value)) < 200
