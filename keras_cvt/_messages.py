@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -10,6 +11,19 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """ " Did you mean 'cvt13'?" for "cvt133", to end a message; "" if no choice is similar."""
     close = difflib.get_close_matches(value, list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def look_alike(names: Iterable[str]) -> str:
+    """ " 'cafe\\u0301' and 'caf\\xe9' look alike." of names that are one to the eye, or "".
+
+    A letter and its accent are one character or two: systems differ in how they store names.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            return f" {other!a} and {name!a} look alike."
+    return ""
 
 
 def some(names: Sequence[str]) -> str:

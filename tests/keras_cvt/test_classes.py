@@ -76,10 +76,13 @@ def test_probabilities_keep_their_precision():
         (NAMES[:4], "each of the 5 outputs. Received 4"),
         ("abcde", "Received 'abcde'"),
         ((*NAMES[:4], "ant"), "0 and 4 are both 'ant'"),
-        ((*NAMES[:4], ""), "one line of text. Received ''"),
+        ((*NAMES[:4], ""), "one line of text in UTF-8. Received ''"),
         ((*NAMES[:4], "a\nb"), "one line of text"),
         ((*NAMES[:4], "\udcff"), "one line of text"),
-        (range(5), "one line of text. Received 0"),
+        (range(5), "one line of text in UTF-8. Received 0"),
+        ((*NAMES[:4], "\x1b[31m"), "one line of text"),
+        # Readers of lists of names strip the lines: "cat " would become "cat".
+        ((*NAMES[:4], "e "), "must not begin or end with a space. Received 'e '"),
     ],
 )
 def test_names_that_are_refused(model, names, said):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keras_cvt import imagenet
-from keras_cvt._messages import some
+from keras_cvt._messages import look_alike, some
 from training.config import ConfigError
 from training.data import sources
 
@@ -45,7 +45,7 @@ def with_labels_of(
     if unknown:
         raise ConfigError(
             f"{name} has classes that {whose} does not know: {some(unknown)}. {whose} knows "
-            f"{len(class_names)}: {some(class_names)}."
+            f"{len(class_names)}: {some(class_names)}.{look_alike([*class_names, *unknown])}"
         )
     fields = sources.named(class_names)
     return source.relabelled([places[name] for name in own], **{"synsets": None, **fields})

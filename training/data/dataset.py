@@ -80,11 +80,16 @@ def load(config: Config) -> RunData:
 
 
 def _check_names(name: str, source: sources.Source) -> None:
-    """Refuses classes whose names could not be kept in a model."""
+    """Refuses classes whose names could not be kept in a model, and a single class."""
     try:
         check_class_names(source.class_ids)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
+    if len(source.class_ids) < 2:
+        raise ConfigError(
+            f"{name} must have at least two classes: there is nothing to learn of one. Received "
+            f"{source.class_ids[0]!r}."
+        )
 
 
 def _check_apart(asked: DataConfig, train: sources.Source, validation: sources.Source) -> None:
@@ -98,6 +103,8 @@ def _check_apart(asked: DataConfig, train: sources.Source, validation: sources.S
     if asked.validation_source in (None, asked.source):
         train_split, validation_split = _apart(train.split, validation.split)
         advice = f"Apart are train_split={train_split} and validation_split={validation_split}."
+        if (train_split, validation_split) == (train.split, validation.split):
+            advice = "Class folders of one are links to those of the other."
     raise ConfigError(
         f"{shared:,} of the {validation.count:,} validation images are also trained on: the splits are "
         f"{train.split} and {validation.split}. {advice}"

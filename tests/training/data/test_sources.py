@@ -159,7 +159,7 @@ def test_folders_of_imagenet_have_the_official_labels(tmp_path):
         (["ant/a.jpg", "bee/.x.jpg"], None, r"no images: bee \(1 file was left out: 1 hidden\)"),
         (["train/a/a.jpg", "train/b.jpg", "val/a/a.jpg"], None, "folder a and the image b.jpg"),
         (["train/a/a.jpg", "val/a/a.heic"], None, r"val have no images: a \(.*1 .heic"),
-        ([os.fsdecode(b"caf\xe9/a.jpg")], None, r"/caf\\xe9 must have a name in UTF-8"),
+        ([os.fsdecode(b"caf\xe9/a.jpg")], None, r"/caf\\xe9: .* text in UTF-8"),
         (
             ["train/ant/a.jpg", "train/bee/a.jpg", "val/ant/a.jpg", "val/fly/a.jpg"],
             None,

@@ -2,7 +2,7 @@
 
     digits                 scikit-learn's handwritten digits
     folder:PATH            image files in class folders: PATH/train/CLASS/* and PATH/val/CLASS/* (or
-                           validation, or test), or PATH/CLASS/*, which are training images
+                           valid, validation or test), or PATH/CLASS/*, which are training images
     tfds:NAME[/CONFIG]     a data set of tensorflow_datasets, in TFRecord or ArrayRecord
     tfds:PATH              one that is prepared in this folder, such as by `training.prepare`
 

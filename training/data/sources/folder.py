@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_cvt._messages import one_line, some
+from keras_cvt._messages import look_alike, one_line, some
+from keras_cvt._validation import check_class_name
 from keras_cvt.images import listing
 from keras_cvt.images.formats import GRAPH_SUFFIXES, SUFFIXES
 from keras_cvt.images.listing import LeftOut, list_images, shown
@@ -22,7 +23,10 @@ from training.data.sources.source import Example, RandomAccess, named
 from training.data.sources.splits import choose, usual_split
 
 # The folders of a part; the first that is there is taken.
-_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "test")}
+_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation", "test")}
+
+# What others call a part, in lower case. As a class folder with folders in it, it is no class.
+_OTHER_PARTS = {*sum(_FOLDERS.values(), ()), "training", "dev", "eval", "evaluation", "testing"}
 
 _IS_FOLDER = (listing.FOLDER, listing.LINKED_FOLDER)
 
@@ -68,11 +72,13 @@ def list_folder(path: str) -> Folder:
         classes, parts, left_out = None, {}, {}
         for part, folder in (folders or {"train": path}).items():
             names, left_out[part] = _class_folders(folder)
+            if not folders:
+                _check_no_parts(path, names)
             if classes not in (None, names):
                 different = sorted({*classes} ^ {*names})
                 raise ConfigError(
                     f"{path} must have the same class folders in all its parts. Only in one of them: "
-                    f"{some(different)}."
+                    f"{some(different)}.{look_alike(different)}"
                 )
             classes = names
             # In threads, for folders far away.
@@ -123,10 +129,43 @@ def _class_folders(folder: str) -> tuple[list[str], LeftOut]:
             left_out.add(listing.CIRCLE, f"{folder}/{name}", folder=True)
         else:
             names.append(name)
-    for name in names:
-        if not name.isprintable():
-            raise ConfigError(f"The class folder {folder}/{shown(name)} must have a name in UTF-8.")
+    places: dict[str, str] = {}
+    for name in sorted(names):
+        try:
+            check_class_name(name)
+        except ValueError as error:
+            raise ConfigError(f"The class folder {folder}/{shown(name)}: {error}") from None
+        other = places.setdefault(_real_place(place(folder), name), name)
+        if other != name:
+            raise ConfigError(
+                f"Each class must have its own folder. {other} and {name} in {folder} are the same "
+                "one: one is a link."
+            )
     return sorted(names), left_out
+
+
+def _real_place(root: str, name: str) -> str:
+    """The place of a class folder in `root`: another one's, if it is a link."""
+    path = f"{root}/{name}"
+    return place(path) if os.path.islink(path) else path
+
+
+def _check_no_parts(path: str, classes: Iterable[str]) -> None:
+    """Refuses parts under names that are not known, which would be taken for classes.
+
+    Raises:
+        ConfigError: If one of the class folders is called like a part, and has folders in it.
+    """
+    for name in classes:
+        if name.lower() not in _OTHER_PARTS:
+            continue
+        inside = [n for n, kind in _scan(f"{path}/{name}") if kind in _IS_FOLDER]
+        if inside := [n for n in inside if not listing.is_hidden(n)]:
+            raise ConfigError(
+                f"{path}/{name} has the folders {some(sorted(map(shown, inside)))}: is it a part with "
+                f"class folders, or a class? Parts must be called {', '.join(_FOLDERS['train'])} and "
+                f"{' or '.join(_FOLDERS['validation'])}."
+            )
 
 
 def _leave_out(left_out: LeftOut, name: str, kind: str, reason: str) -> None:
@@ -199,11 +238,11 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
     if part == "evaluation" and listed.without_parts:
         split = split or "train"
     split = split or usual_split(source, part, listed.parts)
-    names, folders, labels, of_folder, taken = [], [], [], [], {}
+    names, folders, labels, of_folder, taken = [], [], [], [], []
     chosen = choose(source, split, {part: listed.labels(part) for part in listed.parts})
     for part, rows in chosen:
         folder, files = listed.parts[part]
-        taken.setdefault(place(folder), []).append(rows)
+        taken.append((folder, [len(of_class) for of_class in files], rows))
         names.append(np.concatenate(files)[rows])
         labels.append(listed.labels(part)[rows])
         of_folder.append(len(folders) + labels[-1])
@@ -213,7 +252,7 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
     other = next((name for name in names if not name.lower().endswith(graph_suffixes)), b"")
     contents = Contents(
         lines=functools.partial(_lines, listed.classes, labels, names),
-        taken=lambda: {folder: np.concatenate(rows) for folder, rows in taken.items()},
+        taken=functools.partial(_taken, listed.classes, taken),
     )
     # They are captured by the functions of tf.data as tensors, not copied into their graphs.
     names, labels = tf.constant(names), tf.constant(labels)
@@ -235,6 +274,20 @@ def folder(path: str, part: str, split: str | None) -> RandomAccess:
         at=at,
         **named(listed.classes),
     )
+
+
+def _taken(
+    classes: Sequence[str], parts: Sequence[tuple[str, list[int], np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Those of `Contents`, for (folder, files of each class, rows) of each part."""
+    found: dict[str, list[np.ndarray]] = {}
+    for folder, counts, rows in parts:
+        root, ends = place(folder), np.cumsum(counts)
+        edges = np.searchsorted(rows, ends - counts), np.searchsorted(rows, ends)
+        for name, count, end, first, last in zip(classes, counts, ends, *edges, strict=True):
+            real = _real_place(root, name)
+            found.setdefault(real, []).append(rows[first:last] - (end - count))
+    return {folder: np.concatenate(rows) for folder, rows in found.items()}
 
 
 def _lines(classes: Sequence[str], labels: np.ndarray, names: np.ndarray) -> Iterator[bytes]:
