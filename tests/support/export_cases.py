@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -14,6 +16,8 @@ STAGES = (
     keras_cvt.StageConfig(16, depth=1, num_heads=1, patch_size=7, patch_stride=4, patch_padding=2),
     keras_cvt.StageConfig(32, depth=2, num_heads=2, class_token=True),
 )
+# For what does not depend on the stages.
+ONE_BLOCK = (dataclasses.replace(STAGES[1], depth=1),)
 
 
 def small(size=(224, 224), stages=STAGES, **options) -> keras.Model:

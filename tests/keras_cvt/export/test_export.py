@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from export_cases import LABELS, SIZES, STAGES, keras_says, pictures, run, small
+from export_cases import LABELS, ONE_BLOCK, SIZES, STAGES, keras_says, pictures, run, small
 
 import keras_cvt
 from keras_cvt import export
@@ -51,10 +50,10 @@ def test_exact_gelu_in_onnx(photos, tmp_path):
 # ---- wrong use
 
 
-def test_what_differs_is_removed(folder, tmp_path, capsys):
-    options = ["--image-size", "32", "--tolerance", "1e-12"]
-    assert run(folder, "savedmodel", tmp_path / "a", *options) == 2
-    assert "more than the tolerance 1.0e-12" in capsys.readouterr().err
+def test_what_differs_is_removed(tmp_path):
+    model = small((32, 32), ONE_BLOCK)
+    with pytest.raises(export.ExportError, match="more than the tolerance 1.0e-12"):
+        export.to_saved_model(model, tmp_path / "a", labels=LABELS, tolerance=1e-12)
     assert not list(tmp_path.iterdir())
 
 
@@ -138,8 +137,7 @@ def test_keras_quantization_is_kept(tmp_path, photos, mode):
     if mode == "int4" and keras.version().startswith("3.10."):
         pytest.skip("int4 came with Keras 3.11")
     images = pictures(photos, (32, 32))
-    # Keras takes seconds for each block.
-    model = small((32, 32), [dataclasses.replace(STAGES[1], depth=1)])
+    model = small((32, 32), ONE_BLOCK)
     expected = model(images, training=False).numpy()
     model.quantize(mode)
     answers = model(images, training=False).numpy()

@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from export_cases import LABELS, SIZES, keras_says, pictures, run, small
+from export_cases import LABELS, ONE_BLOCK, SIZES, keras_says, pictures, run, small
 
 import keras_cvt
 from keras_cvt import export
@@ -56,7 +56,7 @@ def test_litert_metadata(folder, tmp_path):
     """The labels are a zip archive within the file. Of the rest only what it must contain is checked:
     tflite-support 0.4.4, whose schema was seen to read it, can't be installed beside this protobuf."""
     path = tmp_path / "small.tflite"
-    model = keras_cvt.with_class_names(small((64, 96)), LABELS)
+    model = keras_cvt.with_class_names(small((64, 96), ONE_BLOCK), LABELS)
     export.to_litert(model, path, mean=(0.5, 0.5, 0.25), std=(0.5, 0.5, 1))
     with zipfile.ZipFile(path) as file:
         assert file.read("labels.txt").decode().split() == list(LABELS)
@@ -83,7 +83,7 @@ def test_other_programs_read_litert(photos, tmp_path):
 
 
 def test_litert_names_what_it_has_not_built_in(tmp_path):
-    model = small((32, 32), activation=keras.ops.erfinv)
+    model = small((32, 32), ONE_BLOCK, activation=keras.ops.erfinv)
     with pytest.raises(export.ExportError, match="not built in: Erfinv"):
         export.to_litert(model, tmp_path / "a.tflite", labels=LABELS)
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from export_cases import LABELS, SIZES, STAGES, keras_says, pictures, run, small
+from export_cases import LABELS, ONE_BLOCK, SIZES, keras_says, pictures, run, small
 from picture_files import exif
 from PIL import Image
 from programs import CHECKOUT
@@ -291,7 +291,7 @@ def test_versions_are_never_replaced(served, folder, capsys):
 def test_grey_logits_model(tmp_path):
     """One channel, its own normalization, and an end in logits, to which a softmax is added."""
     keras.utils.set_random_seed(0)
-    model = keras_cvt.CvT(STAGES, classes=3, input_shape=(32, 32, 1), classifier_activation=None)
+    model = keras_cvt.CvT(ONE_BLOCK, classes=3, input_shape=(32, 32, 1), classifier_activation=None)
     options = {"labels": list("abc"), "mean": [0.5], "std": [0.5], "crop": None}
     path = export.to_saved_model(model, tmp_path / "grey", **options).path
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), "uint8")
