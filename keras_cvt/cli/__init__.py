@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments. Defaults to those of the process.
 
     Returns:
-        The exit status: 0; 1 if some images could not be read; 2 for wrong arguments and files that
+        The exit status: 0; 1 if some images have no answer; 2 for wrong arguments and files that
         can't be used; 130 after Ctrl-C; 141 if nobody reads the output.
     """
     return exit_status(PROGRAM, lambda: _run(_parser().parse_args(argv)), {})

@@ -172,6 +172,10 @@ def _checked(name: str, model: keras.Model, image_size: tuple[int, int] | None) 
     *sides, channels = model.input_shape[1:]
     if channels != 3:
         raise ValueError(f"{name} takes images of {channels} channels; pictures are read as RGB.")
+    if len(sides) != 2:
+        raise ValueError(
+            f"{name} must take images, (batch, height, width, 3). Its input is {model.input_shape}."
+        )
     if image_size is None:
         return tuple(side or 224 for side in sides)
     if not all(side in (None, size) for side, size in zip(sides, image_size, strict=True)):

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"keras-cvt predict: {result.error}", file=sys.stderr)
     if broken:
         print(
-            f"keras-cvt predict: {len(broken)} of {len(results)} images could not be read",
+            f"keras-cvt predict: {len(broken)} of {len(results)} images have no answer",
             file=sys.stderr,
         )
     return status or (1 if broken else 0)

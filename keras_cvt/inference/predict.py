@@ -23,7 +23,7 @@ class Prediction:
     Attributes:
         source: path or URL of the image.
         classes: (label id, label, score) of the likeliest classes, best first. None if the image
-            could not be read.
+            could not be read, or the model gives no finite numbers for it.
         error: why not.
     """
 
@@ -120,6 +120,11 @@ def predict_files(
             padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
             scores = np.asarray(model.predict_on_batch(padded), "float64")
             rows = dict(zip(images, scores[: len(batch)], strict=True))
+            for i, row in rows.items():
+                if not np.isfinite(row).all():
+                    errors[i] = (
+                        f"{names[i]}: the model's answers are not finite, such as {row.min()}"
+                    )
         for i, name in enumerate(names):
             if i in errors:
                 yield Prediction(name, error=errors[i])

@@ -108,7 +108,7 @@ def test_predict(photos, tiny_as_cvt13, tmp_path, capsys):
     # The broken image is reported at the end, and the others are not lost.
     assert main(["predict", str(photos), *options, "--top", "3", "--json"]) == 1
     captured = capsys.readouterr()
-    assert "broken.jpg" in captured.err and "1 of 3 images could not be read" in captured.err
+    assert "broken.jpg" in captured.err and "1 of 3 images have no answer" in captured.err
     broken, china, flower = json.loads(captured.out)
     assert "broken.jpg" in broken["error"]
     image = load_image(photos / "flower.png")
@@ -220,11 +220,16 @@ def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
 
     keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]).save(tmp_path / "no.keras")
     keras_cvt.CvT(stages, classes=3, input_shape=(64, 64, 1)).save(tmp_path / "grey.keras")
+    frames = keras.Input((2, 64, 96, 3))
+    features = keras.layers.GlobalAveragePooling1D()(keras.layers.TimeDistributed(model)(frames))
+    video = keras.Model(frames, keras.layers.Dense(3, "softmax")(features))
+    video.save(tmp_path / "video.keras")
     for more, message in (
         (["--weights", "imagenet"], "has its own weights: leave out --weights"),
         (["--image-size", "64"], "takes images of 64x96 pixels, not 64x64"),
         (["--model", str(tmp_path / "grey.keras")], "takes images of 1 channels"),
         (["--model", str(tmp_path / "no.keras")], "made by keras_cvt"),
+        (["--model", str(tmp_path / "video.keras")], "Its input is (None, 2, 64, 96, 3)"),
         (["--model", str(tmp_path / "none.keras")], "none.keras"),
     ):
         assert main(["predict", image, *options, *more]) == 2
@@ -241,6 +246,13 @@ def test_predict_and_explain_with_a_saved_model(photos, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     assert main(["predict", image, *options]) == 2
     assert "must name each class of" in capsys.readouterr().err
+
+    model.get_layer("head").bias.assign([np.nan] * 3)
+    keras_cvt.with_class_names(model, ["cat", "dog", "bird"]).save(tmp_path / "diverged.keras")
+    assert main(["predict", image, "--model", str(tmp_path / "diverged.keras")]) == 1
+    captured = capsys.readouterr()
+    assert "china.png: the model's answers are not finite, such as nan" in captured.err
+    assert captured.out == ""
 
 
 def test_explain(photos, tiny_as_cvt13, tmp_path, capsys):
@@ -289,7 +301,7 @@ def test_what_is_not_there_does_not_stop_the_others(photos, tiny_as_cvt13, tmp_p
     captured = capsys.readouterr()
     none, folder, china = json.loads(captured.out)
     assert "error" in none and "error" in folder and "classes" in china
-    assert "2 of 3 images could not be read" in captured.err
+    assert "2 of 3 images have no answer" in captured.err
 
 
 def test_a_new_classifier_predicts_nothing(photos, tmp_path, capsys, monkeypatch):
