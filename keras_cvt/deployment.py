@@ -21,7 +21,7 @@ import numpy as np
 from keras_cvt import layers
 from keras_cvt._keras_internal import graph_of
 from keras_cvt.layers.common import BATCH_NORM_EPSILON
-from keras_cvt.structure import structure_of, weights_by_path
+from keras_cvt.structure import copy_weights, structure_of, weights_by_path
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,6 +30,16 @@ _OWN_LAYERS = (
     layers.ConvEmbedding,
     layers.ClassToken,
     layers.PositionEmbedding,
+)
+
+# Layers that change nothing in inference. Those that begin with "Random" take a call for training if
+# they are not told otherwise.
+_OF_TRAINING = tuple(
+    getattr(keras.layers, name)
+    for name in dir(keras.layers)
+    if (name.startswith("Random") and name != "RandomCrop")  # which then cuts the center
+    or name.endswith("Dropout")
+    or name in ("AugMix", "CutMix", "GaussianNoise", "MixUp", "RandAugment")
 )
 
 
@@ -76,8 +86,10 @@ def deploy(model: keras.Model) -> keras.Model:
         if isinstance(layer, layers.CvTBlock):
             config["deployed"] = True
             config["activation"] = layer.activation  # which need not be one that can be saved
-        if isinstance(layer, keras.layers.Dropout):
-            twin = keras.layers.Identity(name=layer.name, dtype=config["dtype"])
+        if isinstance(layer, _OF_TRAINING):
+            # Not an Identity, which takes no `training`: Keras repeats the arguments of the calls, and
+            # that is one of them where a model for any size is in a model for one size.
+            twin = keras.layers.Dropout(0, name=layer.name, dtype=config["dtype"])
         else:
             twin = type(layer).from_config(config)
         pairs.append((layer, twin))
@@ -88,7 +100,7 @@ def deploy(model: keras.Model) -> keras.Model:
         if isinstance(layer, layers.CvTBlock):
             _assign(twin, _fold(layer))
         elif twin.weights:
-            twin.set_weights(layer.get_weights())
+            copy_weights(layer, twin)
     deployed.trainable = False
     return deployed
 

@@ -13,7 +13,15 @@ from typing import Any
 
 import keras
 
-from keras_cvt._keras_internal import Call, calls, graph_of, own_weights, run_graph, sublayers
+from keras_cvt._keras_internal import (
+    Call,
+    calls,
+    flatten_layers,
+    graph_of,
+    own_weights,
+    run_graph,
+    sublayers,
+)
 from keras_cvt.architecture import StageConfig
 from keras_cvt.layers import ClassToken, ConvEmbedding, CvTBlock, PositionEmbedding
 
@@ -233,6 +241,22 @@ def weights_by_path(layer: keras.Layer) -> dict[str, keras.Variable]:
         for path, weight in weights_by_path(sublayer).items():
             weights[f"{sublayer.name}/{path}"] = weight
     return weights
+
+
+def copy_weights(source: keras.Layer, target: keras.Layer) -> None:
+    """Gives a layer or model the weights of another one that is made of the same layers.
+
+    Unlike `set_weights`, it tells each layer, as loading from a file does: an adapted Normalization
+    computes with copies of its weights, which it makes then.
+
+    Raises:
+        ValueError: If the layers or their weights are not the same.
+    """
+    for ours, theirs in zip(flatten_layers(target), flatten_layers(source), strict=True):
+        if own_weights(theirs):
+            store: dict[str, Any] = {}
+            theirs.save_own_variables(store)
+            ours.load_own_variables(store)
 
 
 def with_features(model: keras.Model) -> keras.Model:

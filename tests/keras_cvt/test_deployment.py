@@ -85,6 +85,33 @@ def test_layers_in_front_and_behind():
     assert_same_function(model, keras_cvt.deploy(model), images(48, 48, 1))
 
 
+def test_an_adapted_normalization_stays_adapted():
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 48, 48, 3)).astype("float32")
+    normalization = keras.layers.Normalization()
+    normalization.adapt(pixels)
+    inputs = keras.Input((48, 48, 3))
+    model = keras.Model(inputs, trained()(normalization(inputs)))
+    assert_same_function(model, keras_cvt.deploy(model), pixels)
+
+
+def test_augmentation_is_left_out():
+    """Without `training=False`, as in an exported function, it would change the images."""
+    inputs = keras.Input((48, 48, 3))
+    names = ("RandomFlip", "RandomGrayscale", "GaussianDropout", "GaussianNoise", "AlphaDropout")
+    augmentation = keras.Sequential(
+        [
+            *(getattr(keras.layers, name)(*([0.5] * (name != "RandomFlip"))) for name in names),
+            keras.layers.RandomCrop(40, 40),  # the center of it
+        ]
+    )
+    model = keras.Model(inputs, trained()(augmentation(inputs)))
+    deployed, x = keras_cvt.deploy(model), images(48, 48)
+    expected = floats(model(x, training=False))
+    np.testing.assert_allclose(floats(deployed(x, training=False)), expected, atol=TOLERANCE)
+    kinds = [type(layer).__name__ for layer in deployed.layers[1].layers]
+    assert kinds == ["Dropout"] * len(names) + ["RandomCrop"]
+
+
 def test_pyramids_are_deployed_too():
     model = keras_cvt.feature_pyramid(trained())
     assert_same_function(model, keras_cvt.deploy(model), images(40, 72))
