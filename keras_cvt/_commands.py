@@ -14,6 +14,7 @@ A program's `main` is written as if nothing could go wrong, and says which error
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import functools
 import io
@@ -92,8 +93,7 @@ def exit_status(
     """Does what `command` does, at once."""
     statuses = {UsageError: WRONG_USE, **statuses}
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # So that a file whose name is not UTF-8 is called what it is.
-        sys.stdout.reconfigure(errors="surrogateescape")
+        sys.stdout.reconfigure(errors=_AS_IT_CAN_BE)
     try:
         status = function() or 0
         sys.stdout.flush()  # while there is somebody to tell that it fails
@@ -120,6 +120,19 @@ def exit_status(
             raise
         _tell(f"{getattr(error, 'program', '') or program}: error: {told or one_line(error)}")
         return known[0]
+
+
+def _as_it_can_be(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Writes what an encoding lacks: bytes of a file's name that are not UTF-8 as they are, and other
+    letters escaped, such as an emoji where the output is Latin-1."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+_AS_IT_CAN_BE = "keras_cvt.as_it_can_be"
+codecs.register_error(_AS_IT_CAN_BE, _as_it_can_be)
 
 
 def _tell(message: str) -> None:

@@ -63,6 +63,13 @@ def image_grid(
 
 
 def save(figure: Figure, path: Path, dpi: int, overwrite: bool = True) -> None:
-    """Writes a figure to a file, whole or not at all. The file's ending decides the format."""
+    """Writes a figure to a file, whole or not at all. The file's ending decides the format.
+
+    Titles and legends are shown as they are: of a class called "US$ and A$", nothing is a formula.
+    """
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        for text in [axes.title, *(legend.get_texts() if legend else ())]:
+            text.set_parse_math(False)
     with replacing(path, overwrite=overwrite) as temporary:
         figure.savefig(temporary, dpi=dpi)

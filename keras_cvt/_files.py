@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,11 @@ _DISK = (
 )
 
 
+# Open files under names of their own: of a file that standard output goes to, even if it is regular,
+# the shell has the old content.
+_STREAM = re.compile("/dev/std(out|err)|/dev/fd/.*|/proc/.*")
+
+
 def is_disk_fault(error: BaseException) -> bool:
     """Whether an error says that a disk is full or fails, or that too many files are open.
 
@@ -43,9 +49,15 @@ def check_folder(path: Path) -> None:
 
     Raises:
         FileNotFoundError: If its folder does not exist.
+        PermissionError: If nothing may be written there.
     """
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
+    if _is_stream(path):
+        return
+    folder = _target(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} to write {path.name} in.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path.name} can't be written: {folder} may not be written to.")
 
 
 def check_file(path: Path) -> None:
@@ -70,6 +82,18 @@ def check_new(path: Path) -> None:
         raise FileExistsError(f"{path} exists and is kept: remove it, or give another path.")
 
 
+def _is_stream(path: Path) -> bool:
+    """Whether `path` is no file that could be replaced, such as /dev/stdout, /dev/null or a pipe."""
+    if _STREAM.fullmatch(str(path)):
+        return True
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _target(path: Path) -> Path:
+    """The file that is meant by `path`, which may be a link to it."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool = True, durable: bool = False) -> Iterator[Path]:
     """Gives a temporary path to write a file or a folder to, and then moves it to `path`.
@@ -81,6 +105,9 @@ def replacing(path: Path, *, overwrite: bool = True, durable: bool = False) -> I
 
     Two processes may write the same path at once: the one that finishes last wins, whole. What a
     killed process left behind is removed by the next one that writes the same path.
+
+    If `path` is a link, the file that it leads to is replaced, and the link stays. A device or a pipe,
+    such as /dev/stdout, can't be replaced, and is written to as it is.
 
     Args:
         path: The file or folder to write, in a folder that exists.
@@ -96,16 +123,13 @@ def replacing(path: Path, *, overwrite: bool = True, durable: bool = False) -> I
     path = Path(path)
     if not overwrite:
         check_new(path)
-    with _workspace(path) as folder:
+    elif _is_stream(path):
+        yield path
+        return
+    path = _target(path)
+    with _named(path), _workspace(path) as folder:
         written = folder / path.name
-        try:
-            yield written
-        except OSError as error:
-            # The temporary path means nothing to anybody; and an error of `write` names none.
-            unnamed = error.filename is None and is_disk_fault(error)
-            if unnamed or error.filename == str(written):
-                error.filename = str(path)
-            raise
+        yield written
         if not os.path.lexists(written):
             raise FileNotFoundError(f"Nothing was written to {path}.")
         parts = sorted(folder.iterdir(), key=lambda part: part == written)
@@ -119,6 +143,21 @@ def replacing(path: Path, *, overwrite: bool = True, durable: bool = False) -> I
             move(part, path.with_name(part.name))
         if durable:
             _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names `path` in errors of what is written beside it, which means nothing to anybody."""
+    beside = str(path.with_name(PREFIX))
+    try:
+        yield
+    except OSError as error:
+        # An error of `write` names no file.
+        unnamed = error.filename is None and is_disk_fault(error)
+        if unnamed or str(error.filename).startswith(beside):
+            error.filename = str(path)
+            del error.filename2  # where it was to be moved
+        raise
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_cvt import _figures
-from keras_cvt._commands import WRONG_USE, Parser, command, integer
+from keras_cvt._commands import WRONG_USE, Parser, check_suffix, command, integer
 from training import configs, startup
 from training.config import Config, ConfigError
 
@@ -27,6 +27,7 @@ from training.config import Config, ConfigError
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; returns its exit status: 0 done, 1 failed, 2 can't be done as asked."""
     arguments = _parser().parse_args(argv)
+    check_suffix(arguments.output, _figures.SUFFIXES)
     config = configs.load(arguments.config, arguments.set)
     startup.quiet_tensorflow()
     from training import data
@@ -43,7 +44,9 @@ def _parser() -> Parser:
     parser = Parser(prog="training.show_batch", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help=" or ".join(_figures.SUFFIXES)
+    )
     parser.add_argument(
         "--batch", type=integer(0), default=0, metavar="N", help="its number in the run, from 0"
     )
@@ -80,7 +83,7 @@ def _batch(config: Config, source: Any, number: int) -> tuple[np.ndarray, np.nda
 
 
 def save(images: np.ndarray, labels: np.ndarray, data: Any, path: Path, most: int = 32) -> None:
-    """Draws the first images of a batch into a PNG.
+    """Draws the first images of a batch into a file.
 
     Args:
         images: float32 (batch, height, width, channels), normalized; channels 1 or 3.

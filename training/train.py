@@ -95,12 +95,14 @@ def _train(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Removes a folder that was made for a run that can't be, if the body raises."""
+    """Removes the folders that the body makes for a run that can't be, if it raises."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         yield
     except Exception:
         with contextlib.suppress(OSError):  # it is not empty, or not there
-            folder.rmdir()
+            for place in new:
+                place.rmdir()
         raise
 
 

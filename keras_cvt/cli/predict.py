@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import csv
 import json
 import re
@@ -40,7 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     classifier = classifiers.open_classifier(arguments)
     results, status = _predicted(classifier, arguments)
     if arguments.json:
-        text = json.dumps([_as_json(result) for result in results], indent=1, ensure_ascii=False)
+        # An escape of the output's own would be none of JSON.
+        encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
+        options = {"indent": 1, "ensure_ascii": encoding != "utf-8"}
+        text = json.dumps([_as_json(result) for result in results], **options)
         # JSON is UTF-8: other bytes in files' names are escaped.
         print(re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text))
     elif arguments.csv:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -140,6 +141,26 @@ def test_figures(tmp_path):
     with pytest.raises(FileExistsError):
         _figures.save(figure, path, dpi=50, overwrite=False)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_in_figures_are_no_formulas(tmp_path):
+    figure, (axes,) = _figures.grid(1, 1, (2, 2))
+    axes.set_title("x$_$y")  # none that can be read as one
+    axes.plot([1, 2], label="US$ and A$")
+    axes.legend()
+    _figures.save(figure, tmp_path / "a.svg", dpi=50)
+    assert (tmp_path / "a.svg").stat().st_size
+    axes.title.set_parse_math(True)
+    with pytest.raises(ValueError):
+        figure.savefig(tmp_path / "b.svg")
+
+
+def test_letters_that_the_output_lacks_are_escaped(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "latin-1"))
+    said = "caf\u00e9 \U0001f431 " + os.fsdecode(b"\xff.jpg")
+    assert program(lambda _: print(said))([]) == 0
+    assert raw.getvalue() == b"caf\xe9 \\U0001f431 \xff.jpg\n"
 
 
 def test_a_full_disk_is_a_line_and_the_status_1(capsys):

@@ -12,6 +12,14 @@ import pytest
 from keras_cvt import _files
 from keras_cvt._files import replacing, write_text
 
+# The package's modules without the package, which takes seconds to import.
+ALONE = """
+import sys
+from pathlib import Path
+sys.modules["keras_cvt"] = type(sys)("keras_cvt")
+sys.modules["keras_cvt"].__path__ = ["keras_cvt"]
+"""
+
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
@@ -149,16 +157,13 @@ def test_two_writers_at_once_do_not_touch_each_others_files(tmp_path):
 def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch, locks):
     code = """
 import os, signal, sys
-from pathlib import Path
-sys.modules["keras_cvt"] = type(sys)("keras_cvt")  # its modules alone, for it takes seconds
-sys.modules["keras_cvt"].__path__ = ["keras_cvt"]
 from keras_cvt._files import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     temporary.with_suffix(".bin").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.xml")])
+    killed = subprocess.run([sys.executable, "-c", ALONE + code, str(tmp_path / "model.xml")])
     assert killed.returncode == -signal.SIGKILL
     assert names(tmp_path) == [".partial-model.xml"]
     if not locks:
@@ -194,6 +199,50 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
     ):
         pass
     assert names(tmp_path) == []
+
+
+def test_errors_of_the_hidden_folder_name_the_file_too(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(tmp_path / "gone" / "a.csv", "text")
+    assert caught.value.filename == str(tmp_path / "gone" / "a.csv")
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text(tmp_path / "b.csv", "text")
+    assert str(caught.value).endswith(f"Is a directory: '{tmp_path / 'b.csv'}'")
+
+
+def test_a_link_stays_and_leads_to_the_new_file(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "a.csv").symlink_to("shared/a.csv")
+    for text in ("first", "second"):  # there is nothing at its end yet, and then there is
+        write_text(tmp_path / "a.csv", text)
+        assert (tmp_path / "a.csv").is_symlink()
+        assert (tmp_path / "shared" / "a.csv").read_text() == text
+    assert names(tmp_path) == ["a.csv", "shared"] and names(tmp_path / "shared") == ["a.csv"]
+
+
+def test_devices_and_pipes_are_written_to_and_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    _files.check_file(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 99) == b"text" and names(tmp_path) == ["pipe"]
+    os.close(reader)
+
+    code = "from keras_cvt._files import *; check_file(Path(FILE)); write_text(Path(FILE), 'new')"
+    command = [sys.executable, "-c", ALONE + code.replace("FILE", "'/dev/stdout'")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "new"
+    with open(tmp_path / "out", "w") as out:  # a regular file is not replaced under its shell
+        subprocess.run(command, stdout=out, check=True)
+        assert os.fstat(out.fileno()).st_ino == (tmp_path / "out").stat().st_ino
+    assert (tmp_path / "out").read_text() == "new"
+
+
+def test_where_nothing_may_be_written_is_known_before(tmp_path, monkeypatch):
+    _files.check_file(tmp_path / "a.csv")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match=r"a.csv can't be written: .* may not be written to"):
+        _files.check_file(tmp_path / "a.csv")
 
 
 def test_what_is_durable_is_flushed_before_it_is_seen(tmp_path, monkeypatch):

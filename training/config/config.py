@@ -96,7 +96,7 @@ class Config:
         may_change = {key for key, (_, field) in KEYS.items() if field.metadata.get("may_change")}
         mine, settings = self.to_dict(), {**BEFORE, **settings}
         return [
-            f"{key} ({settings.get(key, 'missing')} there, {mine.get(key, 'missing')} asked)"
+            f"{key} ({_shown(settings, mine, key)} there, {_shown(mine, settings, key)} asked)"
             for key in sorted({*mine, *settings} - may_change)
             if mine.get(key, "missing") != settings.get(key, "missing")
         ]
@@ -115,6 +115,12 @@ class Config:
             key: getattr(getattr(self, section), field.name)
             for key, (section, field) in KEYS.items()
         }
+
+
+def _shown(settings: dict[str, Any], others: dict[str, Any], key: str) -> str:
+    """A value in `differences`, such that 2 and "2" differ."""
+    value = settings.get(key, "missing")
+    return repr(value) if str(value) == str(others.get(key, "missing")) else str(value)
 
 
 SECTIONS: dict[str, type[Section]] = typing.get_type_hints(Config)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import types
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,6 +83,9 @@ class Section:
         """
         for field in dataclasses.fields(self):
             value, within = getattr(self, field.name), field.metadata.get("within")
+            kind = kinds(type(self))[field.name]
+            # Of a config.json that was edited by hand, for one.
+            self.check(field.name, is_of(value, kind), describe(kind))
             if choices := field.metadata.get("choices"):
                 check_choice(f"`{key_of(field)}`", value, choices)
             if within is not None and value is not None:
@@ -90,6 +96,36 @@ class Section:
         if not holds:
             key = next(key_of(f) for f in dataclasses.fields(self) if f.name == name)
             raise ConfigError(f"`{key}` must be {right}. Received {getattr(self, name)!r}.")
+
+
+@functools.cache
+def kinds(section: type[Section]) -> dict[str, Any]:
+    """The type of each of a section's fields."""
+    return typing.get_type_hints(section)
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a setting's type. An integer is a number too; true and false are not."""
+    if isinstance(kind, types.UnionType):
+        return any(is_of(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return isinstance(value, tuple) and all(is_of(each, item) for each in value)
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, typing.get_origin(kind) or kind)
+
+
+def describe(kind: Any) -> str:
+    """A setting's type in words; completes "must be ..."."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(describe, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"values with commas between them, each {describe(typing.get_args(kind)[0])}"
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return {**words, types.NoneType: "none"}.get(kind) or str(kind)
 
 
 def key_of(field: dataclasses.Field) -> str:

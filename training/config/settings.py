@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from training.config.config import KEYS, SECTIONS, Config
-from training.config.fields import ConfigError, check_choice
+from training.config.fields import ConfigError, check_choice, describe, kinds
 
 
 def override(config: Config, overrides: Iterable[str]) -> Config:
@@ -29,17 +29,13 @@ def override(config: Config, overrides: Iterable[str]) -> Config:
         if not equals:
             raise ConfigError(f"--set takes key=value. Received {text!r}.")
         check_choice("The key of --set", key, list(KEYS))
-        kind = _kind(key)
+        section, field = KEYS[key]
+        kind = kinds(SECTIONS[section])[field.name]
         try:
             changes[key] = parse(value.strip(), kind)
         except ValueError:
-            raise ConfigError(f"`{key}` must be {_describe(kind)}. Received {value!r}.") from None
+            raise ConfigError(f"`{key}` must be {describe(kind)}. Received {value!r}.") from None
     return config.replace(**changes)
-
-
-def _kind(key: str) -> Any:
-    section, field = KEYS[key]
-    return typing.get_type_hints(SECTIONS[section])[field.name]
 
 
 def parse(text: str, kind: Any) -> Any:
@@ -64,11 +60,3 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None else str(value)
-
-
-def _describe(kind: Any) -> str:
-    if isinstance(kind, types.UnionType):
-        return f"{_describe(typing.get_args(kind)[0])} or none"
-    if typing.get_origin(kind) is tuple:
-        return f"values with commas between them, each {_describe(typing.get_args(kind)[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]

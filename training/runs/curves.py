@@ -33,7 +33,9 @@ def save_comparison(runs: Mapping[str, Epochs], path: Path) -> None:
             style: dict[str, Any] = {"color": f"C{number % 10}"}
             for axes, key in ((loss, "loss"), (accuracy, "top1")):
                 _draw(axes, epochs, key, linestyle="--", alpha=0.5, **style)
-                _draw(axes, epochs, f"val_{key}", label=name, **style)
+                # A label that begins with an underscore would not be in the legend.
+                label = f" {name}" if name.startswith("_") else name
+                _draw(axes, epochs, f"val_{key}", label=label, **style)
             _draw(rate, epochs, "learning_rate", **style)
         accuracy.legend(loc="lower right", title="dashed: training", fontsize="small")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.report = path / "report.json"
 
+    def check_kinds(self) -> None:
+        """Checks that what is there are files where files should be, and folders where folders.
+
+        Raises:
+            ValueError: If not.
+        """
+        for path in vars(self).values():
+            is_folder = path in (self.path, self.checkpoints, self.tensorboard)
+            if os.path.lexists(path) and path.is_dir() != is_folder:
+                raise ValueError(f"{path} must be a {'folder' if is_folder else 'file'}")
+
     def read_checkpoints(self, keep: int = 1) -> RunCheckpoints:
         """The checkpoints, of which `save` keeps the latest `keep`."""
         return RunCheckpoints(self.checkpoints, keep)
@@ -82,14 +94,23 @@ class RunFolder:
             ConfigError: If it is not there, or not finished.
         """
         try:
-            return Config.from_dict(read_json(self.config)), self.read_report()
-        except (OSError, TypeError, ValueError, AttributeError) as error:
+            return self._read_config(), self.read_report()
+        except FileNotFoundError as error:
             # By default, a run's folder is called as its config.
             name = self.path.name if self.path.name in configs.names() else "NAME"
             raise ConfigError(
                 f"{self.path} has no finished run: {error}. Train first: python -m training.train "
                 f"--config {name} --run-dir {self.path}"
             ) from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The run in {self.path} can't be used: {error}") from None
+
+    def _read_config(self) -> Config:
+        settings = read_json(self.config)
+        try:
+            return Config.from_dict(settings)
+        except (TypeError, ConfigError) as error:
+            raise ValueError(f"{self.config}: {error}") from None
 
     def read_report(self) -> dict[str, Any]:
         """The report.
@@ -141,6 +162,7 @@ def open_run(config: Config, run_dir: Path) -> dict[str, Any] | None:
     folder = RunFolder(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        folder.check_kinds()
         asked_before = _settings_of(folder)
         report = folder.read_report() if folder.report.exists() else None
         differences = [] if asked_before is None else config.differences(asked_before)

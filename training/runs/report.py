@@ -31,11 +31,16 @@ def summary(report: dict[str, Any], run_dir: Path) -> str:
     # Named once more where nothing follows: decoders write lines of their own between the others.
     damaged = report.get("damaged_images")
     skipped = f"\nCan't be read, and skipped: {some(damaged)}" if damaged else ""
+    model = "the trained model"
+    if not folder.model.exists():
+        model = (
+            f"is gone; without {folder.report.name}, the command makes it of the last checkpoint"
+        )
     return f"""
 Held-out accuracy {report["top1"]:.2%} ({report["correct"]} of {report["images"]} images), \
 top-5 {report["top5"]:.2%}, loss {report["loss"]:.4f}
 {report["epochs"]} epochs in {report["seconds"]:.0f} s, {report["images_per_second"]:.0f} images/s
 
-{folder.model}  the trained model
+{folder.model}  {model}
 {folder.curves}   how it went
 {folder.report}  these numbers, and more{skipped}"""

@@ -31,6 +31,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_cvt._files import PREFIX, json_text, remove, replacing
+from training.config import ConfigError
 from training.locking import print_warning
 
 _FORMAT = 1
@@ -57,6 +58,10 @@ _DTYPES = {tag: dtype for dtype, tag in _TAGS.items()}
 
 class RunCheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or can't be stored; one line."""
+
+
+class NewerError(RunCheckpointError):
+    """A checkpoint in a format that a newer version writes; one line."""
 
 
 class DiskError(OSError):
@@ -158,10 +163,15 @@ class RunCheckpoints:
         Raises:
             DiskError: if one can't be read now, which doesn't mean that it is damaged: a run that
                 began anew for that would throw it away.
+            ConfigError: if a newer version has written one, for the same reason.
         """
         for step in self._found():
             try:
                 return self.read(step)
+            except NewerError as error:
+                raise ConfigError(
+                    f"{error}. Use that version, or begin a new run in another --run-dir."
+                ) from None
             except RunCheckpointError as error:
                 self._warn(f"{error}. An earlier checkpoint is looked for.")
         return None
@@ -229,12 +239,12 @@ class RunCheckpoints:
             raise RunCheckpointError(
                 f"{path} is damaged: it isn't the JSON of a checkpoint"
             ) from None
-        if version != _FORMAT:
-            raise RunCheckpointError(
+        if isinstance(version, int) and version > _FORMAT:
+            raise NewerError(
                 f"{path} has format {version!r:.20}, and this version reads {_FORMAT}: a newer version "
-                "wrote it, or it is damaged"
+                "wrote it"
             )
-        if checksum != _checksum(record) or record["step"] != step:
+        if version != _FORMAT or checksum != _checksum(record) or record["step"] != step:
             raise RunCheckpointError(f"{path} is damaged: its checksum or step is wrong")
         return record
 

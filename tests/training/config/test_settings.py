@@ -8,7 +8,7 @@ import pytest
 from tiny_runs import TINY_CONFIG
 
 from training import configs
-from training.config import Config, override, settings
+from training.config import Config, ConfigError, override, settings
 
 
 def test_overrides_are_read_by_the_type_of_their_field():
@@ -33,6 +33,31 @@ def test_overrides_are_read_by_the_type_of_their_field():
     assert settings.parse("True", bool) is True and settings.parse("false", bool) is False
     with pytest.raises(ValueError):
         settings.parse("yes", bool)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "right"),
+    [
+        ("epochs", "2", "an integer or none"),
+        ("epochs", True, "an integer or none"),
+        ("image_size", None, "an integer"),
+        ("learning_rate", "high", "a number"),
+        ("dims", "16", "values with commas between them, each an integer"),
+        ("dims", [16, 32.5], "values with commas between them, each an integer"),
+        ("jit_compile", 1, "true or false"),
+        ("optimizer", 7, "text"),
+    ],
+)
+def test_stored_values_of_another_type(key, value, right):
+    with pytest.raises(ConfigError) as error:
+        Config.from_dict({**TINY_CONFIG.to_dict(), key: value})
+    assert str(error.value).startswith(f"`{key}` must be {right}. Received ")
+
+
+def test_a_difference_in_type_alone_can_be_seen():
+    assert TINY_CONFIG.differences({**TINY_CONFIG.to_dict(), "epochs": "3"}) == [
+        "epochs ('3' there, 3 asked)"
+    ]
 
 
 def test_later_overrides_win_and_the_original_stays():

@@ -43,6 +43,9 @@ def test_show_batch_answers_mistakes_in_one_line(tmp_path, capsys):
     arguments = ["--config", "digit", "--output", str(tmp_path / "a.png")]
     assert show_batch.main(arguments) == 2
     assert "Did you mean 'digits'?" in capsys.readouterr().err
+    for name in ("sheet", "sheet.xyz"):
+        assert show_batch.main(["--config", "digits", "--output", str(tmp_path / name)]) == 2
+        assert f".svg. Received {name}." in capsys.readouterr().err
     arguments = ["--config", "digits", "--output", str(tmp_path / "a.png"), "--batch", "999999"]
     assert show_batch.main(arguments) == 2
     error = capsys.readouterr().err

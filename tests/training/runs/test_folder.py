@@ -10,7 +10,8 @@ from tiny_runs import TINY_CONFIG
 
 from training import compare, demo, evaluate, supervise, train
 from training.config import ConfigError
-from training.runs.folder import RunFolder, open_run
+from training.runs.folder import _FIGURES, RunFolder, open_run
+from training.runs.report import summary
 from training.runs.run_checkpoints import RunCheckpoint
 
 ASKED = json.dumps(TINY_CONFIG.to_dict())
@@ -64,8 +65,48 @@ def test_a_report_without_its_numbers(tmp_path):
     folder.report.write_text('{"top1": "high"}')
     with pytest.raises(ConfigError, match=r"report.json is no report of a run: .* 'top1'"):
         open_run(TINY_CONFIG, tmp_path)
-    with pytest.raises(ConfigError, match="has no finished run: .* has no number 'top1'"):
+    with pytest.raises(ConfigError, match="can't be used: .* has no number 'top1'"):
         folder.read_finished()
+
+
+def test_a_config_that_was_edited_by_hand(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    folder.report.write_text(json.dumps(dict.fromkeys(_FIGURES, 1)))
+    for key, value, said in (
+        ("epochs", "3", "`epochs` must be"),
+        ("color", 1, "no setting 'color'"),
+    ):
+        folder.config.write_text(json.dumps({**TINY_CONFIG.to_dict(), key: value}))
+        assert evaluate.main(["--model", str(tmp_path)]) == 2
+        told = capsys.readouterr().err
+        assert f"can't be used: {folder.config}: " in told and said in told
+        assert "Train first" not in told  # it has been
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "history.csv", "model.keras"])
+def test_files_and_folders_in_each_others_places(name, tmp_path):
+    if "." in name:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=f"can't be used: .*/{name} must be a f"):
+        open_run(TINY_CONFIG, tmp_path)
+
+
+def test_a_model_that_is_gone_is_not_called_there(tmp_path):
+    report = dict.fromkeys(_FIGURES, 1)
+    assert "model.keras  is gone; without report.json" in summary(report, tmp_path)
+    RunFolder(tmp_path).model.touch()
+    assert "model.keras  the trained model" in summary(report, tmp_path)
+
+
+def test_folders_are_removed_only_if_they_were_made(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for run_dir in (tmp_path / "mine", tmp_path / "a" / "b" / "c"):
+        assert (
+            train.main(["--config", "digits", "--set", "source=no", "--run-dir", str(run_dir)]) == 2
+        )
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
 
 
 @pytest.mark.parametrize("text", ["epoch,loss\n1", "epoch\nmany", "epoch,\0\n1,2", '"\n'])

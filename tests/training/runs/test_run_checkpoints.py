@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ import programs
 import pytest
 import safetensors.numpy
 
+from training.config import ConfigError
 from training.runs import run_checkpoints
 from training.runs.run_checkpoints import (
     DiskError,
@@ -218,10 +218,6 @@ def _flip(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
-def _later_format(data: Path, record: Path) -> None:
-    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 2}))
-
-
 DAMAGE = {
     "data truncated": (
         lambda d, j: os.truncate(d, 5000),
@@ -249,7 +245,10 @@ DAMAGE = {
         lambda d, j: j.write_text((j.parent / "step-00000010.json").read_text()),
         r"json is damaged: its checksum or step",
     ),
-    "newer format": (_later_format, r"json has format 2, and this version reads 1"),
+    "no format": (
+        lambda d, j: j.write_text(j.read_text().replace('"format": 1', '"format": "one"')),
+        r"json is damaged: its checksum",
+    ),
 }
 
 
@@ -274,6 +273,19 @@ def test_the_run_goes_on_over_damage(run, tmp_path, kind):
     assert run.steps() == [15, 20]
     run.save(checkpoint(25))
     assert run.steps() == [20, 25] and len(files(tmp_path)) == 4
+
+
+def test_what_a_newer_version_has_written_is_not_passed_over(run, tmp_path, warnings):
+    record = tmp_path / "step-00000020.json"
+    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    # A run that began anew would replace what years of computing may have made.
+    with pytest.raises(
+        ConfigError, match=r"00000020.json has format 2, and this .* reads 1: .* new"
+    ):
+        run.latest()
+    assert warnings == [] and run.steps() == [10]
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_nothing_but_damage(run, tmp_path, warnings):
