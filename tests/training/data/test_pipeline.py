@@ -18,10 +18,19 @@ from data_cases import (
     without_random_access,
 )
 
+from keras_cvt.images import graph_decode
 from training import augment, data
 from training.config import ConfigError
-from training.data import sources
+from training.data import reading, sources
 from training.data.order import Order
+
+
+@pytest.fixture(scope="module", autouse=True)
+def common_pictures():
+    """All are plain JPEGs here. What reads any picture takes longer to trace than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_decoder", lambda upright, pillow: graph_decode._decode_common)
+        yield
 
 
 def test_the_digits_are_the_real_ones_normalized(digits):
