@@ -61,9 +61,10 @@ def _prepared(arguments: argparse.Namespace, kind: str, place: str) -> str:
 
     if kind == "tfds":
         return prepare_tfds(place, arguments.data_dir, arguments.tars, arguments.format)
-    read = {"folder": read_folder, "tars": read_tars}[kind]
+    output = Path(arguments.output)
+    found = read_folder(place, output) if kind == "folder" else read_tars(place)
     size = arguments.shard_size * 10**6
-    return write_records(*read(place), Path(arguments.output), arguments.format, size)
+    return write_records(*found, output, arguments.format, size)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def record_or_die(*arguments):
 
 writer._record = record_or_die
 folder, output, file_format, shard_size = sys.argv[1:]
-writer.write_records(*read_folder(folder), Path(output), file_format, int(shard_size))
+writer.write_records(*read_folder(folder, Path(output)), Path(output), file_format, int(shard_size))
 """
 
 
@@ -128,7 +129,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, file_format):
 
     whole = tmp_path / "whole"
     for output in (killed, whole):
-        writer.write_records(*read_folder(str(folder)), output, file_format, shard_size)
+        writer.write_records(*read_folder(str(folder), output), output, file_format, shard_size)
     assert contents(killed) == contents(whole)
     assert sum(f".{file_format}-" in name for name in contents(whole)) == 5
     assert sources.load(f"tfds:{killed}", "train").count == 30
@@ -136,7 +137,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, file_format):
 
 def test_more_record_files_than_may_be_open(tmp_path):
     folder = write_files(tmp_path / "images", FILES)
-    writer.write_records(*read_folder(str(folder)), tmp_path / "out", "array_record", 1)
+    writer.write_records(
+        *read_folder(str(folder), tmp_path / "out"), tmp_path / "out", "array_record", 1
+    )
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     now_open = len(os.listdir("/dev/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (now_open + 10, limits[1]))
@@ -185,7 +188,7 @@ def test_damaged_images_are_left_out_and_listed(tmp_path, capsys):
     assert {*examples(sources.load(f"tfds:{output}", "train"))} == {*files} - {*damaged}
     for file_format in prepare.FORMATS:  # also where a file has damaged images only
         output = tmp_path / file_format
-        writer.write_records(*read_folder(str(folder)), output, file_format, 1)
+        writer.write_records(*read_folder(str(folder), output), output, file_format, 1)
         assert {*examples(sources.load(f"tfds:{output}", "train"))} == {*files} - {*damaged}
 
     nothing = write_files(tmp_path / "nothing", {"a/1.jpg": b"no image"})
@@ -237,6 +240,43 @@ def test_two_at_once(tmp_path, capsys):
         assert [*contents(output)] == ["lock"]
     assert run(f"folder:{folder}", "--output", output) == 0
     assert "lock" not in contents(output)
+
+
+def test_record_files_do_not_become_a_class(tmp_path, capsys):
+    folder = two_images(tmp_path)
+    for output in (folder / "records", folder / "a"):
+        assert run(f"folder:{folder}", "--output", output) == 2
+        assert f"--output must be outside {folder}, which has" in capsys.readouterr().err
+    assert [*contents(folder)] == ["a/1.jpg", "a/2.jpg"]
+
+
+def test_a_class_of_which_no_image_is_left_is_named(tmp_path, capsys):
+    folder = two_images(tmp_path)
+    write_files(folder, {"b/1.jpg": b"no picture", "b/2.jpg": b""})
+    assert run(f"folder:{folder}", "--output", tmp_path / "records") == 0
+    assert "\nThere are no train images of b.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("dataset_info.json", '"2"', '"3"', r"is of other record files: .* has 2 images, not 3\."),
+        ("label.labels.txt", "a\nb", "b\na", "not those that were prepared, in their order: b, a"),
+    ],
+)
+def test_what_says_what_is_in_record_files_is_theirs(tmp_path, name, old, new, said):
+    folder, output = two_images(tmp_path), tmp_path / "records"
+    (folder / "b").mkdir()
+    shutil.move(folder / "a" / "2.jpg", folder / "b")
+    assert run(f"folder:{folder}", "--output", output) == 0
+    sources.load(f"tfds:{output}", "train")
+    text = (output / name).read_text()
+    assert old in text
+    (output / name).write_text(
+        text.replace(old, new)
+    )  # as of a copy of two data sets into one folder
+    with pytest.raises(ConfigError, match=said):
+        sources.load(f"tfds:{output}", "train")
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])

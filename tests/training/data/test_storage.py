@@ -27,7 +27,12 @@ def originals(tmp_path_factory) -> Path:
         file.mkdir(parents=True, exist_ok=True)
         (file / f"{number:02}.jpg").write_bytes(encoded(image))
     for file_format in ("tfrecord", "array_record"):
-        write_records(*read_folder(str(root / "folder")), root / file_format, file_format, 8_000)
+        write_records(
+            *read_folder(str(root / "folder"), root / file_format),
+            root / file_format,
+            file_format,
+            8_000,
+        )
     return root
 
 

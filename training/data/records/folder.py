@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +13,19 @@ from training.data import sources
 from training.data.records.part import Part
 
 
-def read_folder(path: str) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """Finds the classes and the parts of a folder source.
+def read_folder(path: str, output: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
+    """Finds the classes and the parts of a folder source, to be written to `output`.
 
     Raises:
-        ConfigError: See `training.data.sources.list_folder`.
+        ConfigError: See `training.data.sources.list_folder`; and if `output` would be taken for one of
+            the classes the next time.
     """
     folder = sources.list_folder(path)
+    for root, _ in folder.parts.values():
+        if output.resolve().is_relative_to(Path(root).resolve()):
+            raise ConfigError(
+                f"--output must be outside {root}, which has class folders. Received {output}."
+            )
     if left_out := folder.say_left_out(folder.parts):
         print(left_out, flush=True)
 

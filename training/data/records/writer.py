@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_cvt._files import replacing, write_text
-from keras_cvt._messages import one_line
+from keras_cvt._messages import one_line, some
 from keras_cvt.images.listing import shown
 from training import _internal
 from training.config import ConfigError
@@ -77,7 +78,7 @@ def _write_records(
     plan = {
         "format": file_format,
         "shard_size": shard_size,
-        "classes": hashlib.sha256("\n".join(classes).encode()).hexdigest(),
+        "classes": manifest.digest(classes),
         "parts": {name: part.digest() for name, part in parts.items()},
     }
     state = _open_output(output, plan)
@@ -108,7 +109,18 @@ def _write_records(
     lines = [f"{output} has {' and '.join(counts)} images: the source tfds:{output.resolve()}."]
     if damaged:
         lines.append(f"{len(damaged):,} damaged images are left out, see {output / 'damaged.txt'}.")
+        for name, of_part in shards.items():
+            if lost := _lost_classes(classes, parts[name], of_part):
+                lines.append(f"There are no {name} images of {some(lost)}.")
     return "\n".join(lines)
+
+
+def _lost_classes(classes: tuple[str, ...], part: Part, shards: list[dict[str, Any]]) -> list[str]:
+    """The classes of which all images are damaged."""
+    # Earlier versions did not note the labels.
+    damaged = Counter(label for shard in shards for label in shard.get("damaged_labels", ()))
+    counts = Counter(part.labels.tolist())
+    return [classes[label] for label, count in sorted(damaged.items()) if count == counts[label]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +146,7 @@ def _write_missing(
 ) -> None:
     """Writes the record files that an earlier call has not, and notes each when it is complete."""
     missing = [job for job in jobs if not _is_done(job.path, file_format, state["done"])]
-    total, to_do = (sum(len(job.rows) for job in some) for some in (jobs, missing))
+    total, to_do = (sum(len(job.rows) for job in which) for which in (jobs, missing))
     with (
         concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
         tqdm(total=total, initial=total - to_do, unit=" images", disable=None) as bar,
@@ -204,8 +216,8 @@ def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 def _number_of_files(part: Part, shard_size: int) -> int:
     """Decides how many record files a part has, by the mean size of some of its images."""
     count = len(part.labels)
-    some = _order(part)[:200]
-    size = np.mean([len(part.content(row)) for row in some])
+    sample = _order(part)[:200]
+    size = np.mean([len(part.content(row)) for row in sample])
     return int(min(max(1, round(count * size / shard_size)), count))
 
 
@@ -213,13 +225,14 @@ def _write(
     path: Path, file_format: str, part: Part, rows: np.ndarray, contents: Iterator, bar: Any
 ) -> dict[str, Any]:
     """Writes a record file with these images; returns what is in it, and which are damaged."""
-    done = {"images": 0, "bytes": 0, "damaged": []}
+    done = {"images": 0, "bytes": 0, "damaged": [], "damaged_labels": []}
     with replacing(path) as temporary:
         with _writer(temporary, file_format) as write:
             for row, (content, damage) in zip(rows, contents, strict=True):
                 name = part.names[row]
                 if damage:
                     done["damaged"].append(f"{path.name}: {shown(os.fsdecode(name))}: {damage}")
+                    done["damaged_labels"].append(int(part.labels[row]))
                 else:
                     record = _record(content, int(part.labels[row]), name)
                     write(record)

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from keras_cvt._messages import did_you_mean, one_line, some
 from training import _internal
 from training.config import ConfigError
-from training.data.records.manifest import noted_sizes
+from training.data.records import manifest
 from training.data.sources.contents import Contents, place
 from training.data.sources.record_files import (
     ArrayRecords,
@@ -41,6 +41,11 @@ def tfds_source(name: str, part: str, split: str | None, data_dir: str | None) -
     source = f"tfds:{name}"
     builder = _prepared_builder(name, data_dir)
     keys, classes = _features(builder, source)
+    if manifest.read(os.fspath(builder.data_path)).classes not in (None, manifest.digest(classes)):
+        raise ConfigError(
+            f"The classes of {source} are not those that were prepared, in their order: "
+            f"{some(classes)}. Copy or prepare them again."
+        )
     usual = _OWN_SPLITS.get(builder.name, {}).get(part)
     split = split or usual or usual_split(source, part, builder.info.splits)
     file_format = builder.info.file_format.value
@@ -72,7 +77,15 @@ def _files(builder: Any, split: str, source: str) -> Files:
     if missing:
         raise ConfigError(f"{builder.data_path} lacks files of {source}: {some(sorted(missing))}.")
     paths = [os.fspath(file.filename) for file in files]
-    _check_sizes(paths, noted_sizes(os.fspath(builder.data_path)), source)
+    noted = manifest.read(os.fspath(builder.data_path))
+    _check_sizes(paths, noted.sizes, source)
+    for file in files:
+        images = noted.images.get(file.basename(), file.examples_in_shard)
+        if images != file.examples_in_shard:
+            raise ConfigError(
+                f"{builder.data_path}/dataset_info.json is of other record files: {file.basename()} "
+                f"has {images} images, not {file.examples_in_shard}. Copy or prepare them again."
+            )
     return Files(paths, [file.skip for file in files], [file.take for file in files])
 
 
