@@ -114,7 +114,8 @@ class TrainingRun:
             self._say(line)
         self._state = State(self._trainer, self.progress)
         self._means = {} if last is None else self._go_back(last)
-        self._validation = self._validation_batches()
+        with self._errors_in_one_line():
+            self._validation = self._validation_batches()
 
     def _check_workers(self) -> None:
         """Refuses workers that see different images.
