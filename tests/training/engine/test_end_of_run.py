@@ -147,10 +147,14 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
     assert not [*tmp_path.glob(".partial*")]
 
 
-def test_curves_that_cannot_be_written_are_told_as_any_file(tmp_path, capsys):
-    (tmp_path / "tensorboard").write_text("mine")
+def test_curves_that_cannot_be_written_are_told_as_any_file(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise tf.errors.PermissionDeniedError(None, None, "events.v2; Permission denied")
+
+    monkeypatch.setattr(tf.summary, "create_file_writer", fail)
     assert run(tmp_path) == 1
-    assert f"{tmp_path}/tensorboard can't be written: " in said_in_a_line(capsys)
+    said = said_in_a_line(capsys)
+    assert f"{tmp_path}/tensorboard can't be written: events.v2; Permission denied" in said
 
 
 def test_parts_are_traced_once(monkeypatch):
