@@ -7,7 +7,7 @@ import json
 import numpy as np
 import programs
 import pytest
-import tiny_cvt
+import small_models
 from PIL import Image
 from tiny_runs import changed
 
@@ -44,7 +44,7 @@ def test_pictures_with_colors_of_any_size(tmp_path, capsys):
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     write_json(run.config, config.to_dict())
-    model = tiny_cvt.tiny(classes=3, input_shape=(24, 24, 3))
+    model = small_models.tiny(classes=3, input_shape=(24, 24, 3))
     model.save(run.model)
     pixels, labels = data.evaluation_arrays(config, data.load(config))
     right = int(np.sum(model.predict(pixels, verbose=0).argmax(-1) == labels))
