@@ -15,6 +15,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("few")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def earlier_objects_out_of_sight():
+    """What was imported, or is left of earlier modules, stays. So garbage collections, of which Keras
+    asks for one for each layer that it quantizes, need not look through it: it would take a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def photos() -> list[np.ndarray]:
     """scikit-learn's two real photos, a temple and a flower: (427, 640, 3) uint8."""
@@ -60,12 +68,6 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
         config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
-
-
-def pytest_collection_finish():
-    """All that was imported stays. Garbage collections, which Keras asks for, need not look at it."""
-    gc.collect()
-    gc.freeze()
 
 
 LEFT_OUT = pytest.StashKey[list[str]]()
