@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from keras_cvt import layers
-from keras_cvt._keras_internal import graph_of
+from keras_cvt._keras_internal import flatten_layers, graph_of
 from keras_cvt.layers.common import BATCH_NORM_EPSILON
 from keras_cvt.structure import copy_weights, structure_of, weights_by_path
 
@@ -70,7 +70,14 @@ def deploy(model: keras.Model) -> keras.Model:
     deployed.save("deployed.keras")
     ```
     """
-    structure_of(model).around()  # says what stands in the way
+    structure = structure_of(model)
+    structure.around()  # says what stands in the way
+    for block in (block for stage in structure.stages for block in stage.blocks):
+        if any(layer.quantization_mode is not None for layer in flatten_layers(block)):
+            raise ValueError(
+                f"{block.name} is quantized, and its weights can't be folded. Deploy a model before it "
+                "is quantized."
+            )
     pairs = []
 
     def clone(layer: Any) -> Any:
@@ -110,8 +117,7 @@ def _assign(block: layers.CvTBlock, weights: Arrays) -> None:
     if variables.keys() != weights.keys():
         unknown = ", ".join(sorted(variables.keys() ^ weights.keys()))
         raise ValueError(
-            f"{block.name} has weights that can't be folded: {unknown}. Deploy a model before it is "
-            "quantized, and without LoRA."
+            f"{block.name} has weights that can't be folded: {unknown}. Deploy a model without LoRA."
         )
     for name, variable in variables.items():
         variable.assign(weights[name])

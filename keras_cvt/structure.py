@@ -77,15 +77,6 @@ class Head:
     path: tuple[keras.Model, ...]
     behind: tuple[Any, ...]
 
-    @property
-    def logits(self) -> bool:
-        """Whether the model's answers are logits: no activation follows the linear map."""
-        return all(
-            isinstance(operation, (keras.layers.Dropout, keras.layers.Identity))
-            or getattr(operation, "activation", None) is keras.activations.linear
-            for operation in (self.dense, *self.behind)
-        )
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Structure:
@@ -149,10 +140,15 @@ class Structure:
         if len(self.doors) < len(self.path):
             layer = self.path[len(self.doors)]
             inside = self.path[len(self.doors) - 1] if self.doors else self.model
+            unseen = next((each for each in (inside, layer) if graph_of(each) is None), None)
+            problem = (
+                f"{layer.name!r} is called more than once in {inside.name!r}"
+                if unseen is None
+                else f"{unseen.name!r} ({type(unseen).__name__}) is not one"
+            )
             raise ValueError(
                 f"The CvT of {self.model.name!r} must be reached through functional models, each "
-                f"called once. {layer.name!r} ({type(layer).__name__}) in {inside.name!r} is not one. "
-                "Give the CvT itself."
+                f"called once, and {problem}. Give the CvT itself."
             )
         outer = [self.model, *self.path][: len(self.path)]
         return [

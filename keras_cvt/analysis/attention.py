@@ -89,6 +89,12 @@ def attention_maps(model: keras.Model, images: Any) -> AttentionMaps:
             f"The attention of the class token is asked for, and the last stage of {model.name!r} has "
             "none."
         )
+    structure.around()  # says what stands in the way
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"Attention maps are made of images alone, and {model.name!r} has {len(model.inputs)} "
+            "inputs. Give the CvT in it, or a keras.Model with the images as its only input."
+        )
     shape = tuple(np.shape(images))
     if len(shape) != 4:
         raise ValueError(

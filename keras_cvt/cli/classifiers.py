@@ -12,6 +12,8 @@ from keras_cvt.architecture import variant_named
 if TYPE_CHECKING:
     import keras
 
+    from keras_cvt.images.preprocessing import Preprocessing
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
@@ -19,15 +21,13 @@ class Classifier:
 
     Attributes:
         model: From preprocessed images to probabilities.
-        image_size: (height, width) of its images, in pixels.
-        crop: As in `keras_cvt.load_image`.
+        preprocessing: How a picture becomes the model's input.
         labels: (id, name) of each class.
         top: How many classes to name.
     """
 
     model: keras.Model
-    image_size: tuple[int, int]
-    crop: float | str | None
+    preprocessing: Preprocessing
     labels: list[tuple[str, str]]
     top: int
 
@@ -123,12 +123,16 @@ def open_classifier(arguments: argparse.Namespace) -> Classifier:
     given = _commands.read_labels(arguments.labels)
     if given is not None and arguments.top is not None:
         _check_top(arguments.top, len(given))  # before weights are fetched
+    from keras_cvt import classification
+
     model, image_size, crop = open_model(arguments, given)
+    model = classification.with_probabilities(model)
     image_size = _checked(arguments.model, model, image_size)
+    preprocessing = classification.preprocessing_for(model, image_size, crop)
     labels = name_classes(arguments.model, model, given)
     top = min(5, len(labels)) if arguments.top is None else arguments.top
     _check_top(top, len(labels))
-    return Classifier(_with_probabilities(model), image_size, crop, labels, top)
+    return Classifier(model, preprocessing, labels, top)
 
 
 def _check_top(top: int, classes: int) -> None:
@@ -165,10 +169,7 @@ def name_classes(name: str, model: keras.Model, labels: list[str] | None) -> lis
 
 
 def _checked(name: str, model: keras.Model, image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Refuses a model that can't be used; returns the size of its images."""
-    from keras_cvt import structure
-
-    structure.stage_configs(model)  # says what is no CvT
+    """Refuses images that can't be used; returns their size."""
     *sides, channels = model.input_shape[1:]
     if channels != 3:
         raise ValueError(f"{name} takes images of {channels} channels; pictures are read as RGB.")
@@ -184,14 +185,3 @@ def _checked(name: str, model: keras.Model, image_size: tuple[int, int] | None) 
             f"{image_size[0]}x{image_size[1]}: leave out --image-size."
         )
     return image_size
-
-
-def _with_probabilities(model: keras.Model) -> keras.Model:
-    import keras
-
-    from keras_cvt.structure import structure_of
-
-    head = structure_of(model).head
-    if head is None or not head.logits:
-        return model
-    return keras.Model(model.input, keras.layers.Softmax()(model.output), name=model.name)

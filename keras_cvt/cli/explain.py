@@ -40,18 +40,20 @@ def run(arguments: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from keras_cvt import imagenet
     from keras_cvt.analysis.attention import attention_maps, plot_attention
+    from keras_cvt.images.load import load
+    from keras_cvt.images.transform import normalize
     from keras_cvt.inference.predict import predict_files
 
-    image = imagenet.load_image(arguments.image, classifier.image_size, classifier.crop)
-    maps = attention_maps(classifier.model, imagenet.preprocess_input(image[np.newaxis]))
+    image = load(arguments.image, classifier.preprocessing)
+    preprocessing = classifier.preprocessing
+    pixels = normalize(image[np.newaxis], preprocessing.mean, preprocessing.std)
+    maps = attention_maps(classifier.model, pixels)
     (result,) = predict_files(
         classifier.model,
         [arguments.image],
-        classifier.image_size,
-        classifier.crop,
-        classifier.top,
+        preprocessing=classifier.preprocessing,
+        top=classifier.top,
         batch_size=1,
         labels=classifier.labels,
     )

@@ -81,11 +81,10 @@ def _predicted(
             for result in predict_files(
                 classifier.model,
                 found.images,
-                classifier.image_size,
-                classifier.crop,
-                classifier.top,
-                arguments.batch_size,
-                classifier.labels,
+                preprocessing=classifier.preprocessing,
+                top=classifier.top,
+                batch_size=arguments.batch_size,
+                labels=classifier.labels,
             ):
                 results.append(result)
                 bar.update()

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_cvt import imagenet
+from keras_cvt import classification, imagenet
 from keras_cvt._keras_internal import flatten_layers
+from keras_cvt._messages import one_line
 from keras_cvt.classes import labels_of
 from keras_cvt.deployment import deploy
 from keras_cvt.export.formats import ExportError
@@ -19,14 +20,20 @@ from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
 from keras_cvt.structure import structure_of, with_features
 
+# Several steps of the dtype: a CvT adds the results of some dozen operations.
+_ROUNDING = {"bfloat16": 0.1, "float16": 0.01}
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
     """A classifier and what is around it: everything that a format writes down.
 
     Attributes:
-        model: from images to a dict of "probabilities" (batch, classes) and "features" (batch,
-            channels), what the classifier sees.
+        model: What is written: from images to a dict of "probabilities" (batch, classes) and, where
+            it is seen what the classifier reads, "features" (batch, channels).
+        given: The model that is to be exported, as it was given: what every file is verified against.
+        sized: The same for images of the exported size.
+        logits: Whether its answers are logits.
         labels: the classes' names.
         preprocessing: How a picture becomes the model's input.
         batch_size: None for any.
@@ -34,6 +41,9 @@ class Classifier:
     """
 
     model: keras.Model
+    given: keras.Model
+    sized: keras.Model
+    logits: bool
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     batch_size: int | None
@@ -57,9 +67,28 @@ class Classifier:
         size = (None, None) if self.any_size else self.image_size
         return (self.batch_size, *size, self.preprocessing.channels)
 
+    @property
+    def has_features(self) -> bool:
+        return "features" in self.model.output
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Keras' answers, (batch, classes)."""
-        return keras.ops.convert_to_numpy(self.model(images, training=False)["probabilities"])
+        """What the given model says of images, (batch, classes)."""
+        sides = zip(self.given.input_shape[1:], images.shape[1:], strict=True)
+        fits = all(side in (None, size) for side, size in sides)
+        answers = (self.given if fits else self.sized)(images, training=False)
+        answers = keras.ops.cast(answers, "float32")
+        return keras.ops.convert_to_numpy(keras.ops.softmax(answers) if self.logits else answers)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What its classifier reads of images of the exported size, (batch, channels)."""
+        return keras.ops.convert_to_numpy(with_features(self.sized)(images, training=False)[1])
+
+    @property
+    def rounding(self) -> float:
+        """How far answers may be off by rounding in the dtypes in which the model computes, as a share
+        of the largest: folded weights are rounded otherwise."""
+        dtypes = {layer.compute_dtype for layer in flatten_layers(self.given) if layer.weights}
+        return max(_ROUNDING.get(dtype, 0.0) for dtype in dtypes)
 
     def load(self, path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
         """Reads a picture as the model's input, (1, height, width, channels)."""
@@ -85,11 +114,17 @@ def classifier(
     Raises:
         ExportError: naming what is wrong.
     """
-    if structure_of(model).head is None or len(model.output_shape) != 2:
-        raise ExportError(
-            "Only a classifier can be exported: a model made with include_top=True, or one whose only "
-            "output comes from a Dense."
-        )
+    try:
+        model = classification.single(model)
+        if len(model.output_shape) != 2:
+            raise ValueError(
+                "Only a classifier can be exported, such as a model made with include_top=True. "
+                f"{model.name!r} gives {model.output_shape} instead of (batch, classes)."
+            )
+        logits = classification.gives_logits(model)
+        pixels = mean is None and std is None and classification.takes_pixels(model)
+    except ValueError as error:
+        raise ExportError(one_line(error)) from None
     if any(layer.quantization_mode for layer in flatten_layers(model)):
         raise ExportError(
             "Keras has quantized this model, and rounds anew in each call. Export the model as it was "
@@ -102,7 +137,9 @@ def classifier(
     channels = model.input_shape[-1]
     if channels not in (1, 3):
         raise ExportError(f"Only grey and RGB images can be exported, not {channels} channels.")
-    if mean is None and std is None and channels == 3:
+    if pixels:  # the model has its own normalization
+        mean, std = classification.unnormalized(channels).values()
+    elif mean is None and std is None and channels == 3:
         mean, std = imagenet.MEAN, imagenet.STD
     if mean is None or std is None or not len(mean) == len(std) == channels:
         raise ExportError(
@@ -115,34 +152,37 @@ def classifier(
     if size is None:
         size = tuple(side or 224 for side in model.input_shape[1:3])
     preprocessing = Preprocessing(size, crop, mean, std)
+    try:
+        sized = classification.resized(
+            model, *((None, None) if any_size else preprocessing.image_size)
+        )
+    except ValueError as error:
+        raise ExportError(one_line(error)) from None
     return Classifier(
-        prepare(_with_input(model, (None, None) if any_size else preprocessing.image_size)),
-        tuple(names),
-        preprocessing,
-        batch_size,
-        any_size,
+        model=prepare(sized, logits),
+        given=model,
+        sized=sized,
+        logits=logits,
+        labels=tuple(names),
+        preprocessing=preprocessing,
+        batch_size=batch_size,
+        any_size=any_size,
     )
 
 
-def _with_input(model: keras.Model, size: tuple[int | None, ...]) -> keras.Model:
-    """The same layers and weights for images of this size."""
-    shape = (*size, model.input_shape[-1])
-    if tuple(model.input_shape[1:]) == shape:
-        return model
-    images = keras.Input(shape, name="images")
-    # In Keras 3.10 the one input may be in a list.
-    images = keras.tree.pack_sequence_as(model.input, [images])
-    other = keras.models.clone_model(model, input_tensors=images)
-    other.set_weights(model.get_weights())
-    return other
+def prepare(model: keras.Model, logits: bool) -> keras.Model:
+    """The model that is exported: folded for inference, with probabilities and, if it can be, features.
 
-
-def prepare(model: keras.Model) -> keras.Model:
-    """The model that is exported: folded for inference, with features and probabilities."""
+    Args:
+        model: A classifier.
+        logits: Whether its answers are logits.
+    """
     deployed = deploy(model)
-    both = with_features(deployed)
-    probabilities, features = both.output
-    if structure_of(deployed).head.logits:
-        probabilities = keras.layers.Softmax(name="probabilities")(probabilities)
-    outputs = {"probabilities": probabilities, "features": features}
-    return keras.Model(both.input, outputs, name=model.name)
+    outputs = {"probabilities": deployed.outputs[0]}
+    if structure_of(deployed).head is not None:
+        deployed = with_features(deployed)
+        outputs = dict(zip(("probabilities", "features"), deployed.output, strict=True))
+    if logits:
+        softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
+        outputs["probabilities"] = softmax(outputs["probabilities"])
+    return keras.Model(deployed.inputs[0], outputs, name=model.name)

@@ -31,12 +31,14 @@ def difference(answers: np.ndarray, expected: np.ndarray) -> float:
 
 
 def verify_probabilities(model: Classifier, run: Run, tolerance: float) -> float:
-    """Asks a written file and Keras about a real picture, in all the shapes that were promised.
+    """Asks a written file and the given model about a real picture, in all the shapes that were
+    promised.
 
     Args:
         model: What was written.
         run: Answers in the file's own runtime.
-        tolerance: The largest accepted `difference`.
+        tolerance: The largest accepted `difference`; for a model in half precision at least that of
+            its rounding.
 
     Returns:
         The largest difference found.
@@ -44,6 +46,7 @@ def verify_probabilities(model: Classifier, run: Run, tolerance: float) -> float
     Raises:
         ExportError: If it is more than `tolerance`.
     """
+    tolerance = max(tolerance, model.rounding)
     height, width = model.image_size
     sizes = [(height, width)]
     if model.any_size:

@@ -78,6 +78,8 @@ def normalize(
 ) -> np.ndarray:
     """Scales pixels (..., channels) in [0, 255] to float32 `(pixels / 255 - mean) / std`."""
     mean, std = (np.array(values, "float32") for values in (mean, std))
+    if not mean.any() and (std == np.float32(1 / 255)).all():
+        return pixels.astype("float32")  # unrounded: some models cast them to integers
     return (pixels.astype("float32") / np.float32(255.0) - mean) / std
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
+from keras_cvt import classification
 from keras_cvt.classes import labels_of
 from keras_cvt.images.listing import LeftOut, list_images, shown
 from keras_cvt.images.load import load
@@ -73,8 +74,7 @@ def find_images(sources: Iterable[str | os.PathLike]) -> Found:
 def predict_files(
     model: keras.Model,
     sources: Sequence[str],
-    image_size: int = 224,
-    crop: float | str | None = "official",
+    preprocessing: Preprocessing | None = None,
     top: int = 5,
     batch_size: int = 8,
     labels: Sequence[tuple[str, str]] | None = None,
@@ -82,10 +82,11 @@ def predict_files(
     """Classifies images, in order, a batch at a time.
 
     Args:
-        model: classifies (batch, image_size, image_size, 3) preprocessed images; its output are
-            probabilities.
+        model: A classifier with one CvT in it, whatever stands around that, of RGB images.
         sources: paths or URLs.
-        image_size, crop: as in `load_image`.
+        preprocessing: How a picture becomes the model's input. Defaults to None: resized to the
+            model's size, or to 224 pixels, as the official evaluation does it, and normalized unless
+            the model does that itself.
         top: number of classes to tell of each image.
         batch_size: images at a time.
         labels: (id, name) of each class; None for the names in the model, or those of ImageNet-1k if it
@@ -100,7 +101,10 @@ def predict_files(
         raise ValueError(
             f"The model has {model.output_shape[-1]} outputs, but there are {len(labels)} labels."
         )
-    preprocessing = Preprocessing(image_size, crop)
+    model = classification.with_probabilities(model)
+    if preprocessing is None:
+        size = tuple(side or 224 for side in model.input_shape[1:3])
+        preprocessing = classification.preprocessing_for(model, size, "official")
     for start in range(0, len(sources), batch_size):
         names = sources[start : start + batch_size]
         images: dict[int, np.ndarray] = {}

@@ -23,7 +23,6 @@ from keras_cvt.layers.common import (
 )
 from keras_cvt.layers.composite import Composite
 from keras_cvt.layers.initializers import fresh_initializer, serialized_initializer, torch_uniform
-from keras_cvt.layers.quantization import build_dense
 
 
 @serializable
@@ -212,7 +211,7 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
             if conv is not None:
                 conv.build(x_shape)
         for dense in (self.proj_q, self.proj_k, self.proj_v, self.proj):
-            build_dense(self, dense, (None, None, self.embed_dim))
+            dense.build((None, None, self.embed_dim))
 
     def call(self, x, class_token=None, class_token_only=False, training=None):
         q, k, v, q_map = self._tokens(x, class_token, class_token_only, training)

@@ -19,7 +19,6 @@ from keras_cvt.layers.common import (
 from keras_cvt.layers.composite import Composite
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.initializers import fresh_initializer, serialized_initializer
-from keras_cvt.layers.quantization import build_dense
 
 
 @serializable
@@ -65,8 +64,8 @@ class MLP(Composite):
             )
             for name, units in (("fc1", self.hidden_dim), ("fc2", x_shape[-1]))
         )
-        build_dense(self, self.fc1, x_shape)
-        build_dense(self, self.fc2, (*x_shape[:-1], self.hidden_dim))
+        self.fc1.build(x_shape)
+        self.fc2.build((*x_shape[:-1], self.hidden_dim))
 
     def call(self, x, training=None):
         x = self.drop(self.activation(self.fc1(x)), training=training)
@@ -240,7 +239,7 @@ class CvTBlock(ExplicitShapes, Composite):
 
     def get_config(self):
         attention = self.attn.get_config()
-        for key in ("name", "trainable", "dtype", "sublayers_trainable"):
+        for key in ("name", "trainable", "dtype", "sublayers_trainable", "sublayers_dtype"):
             attention.pop(key, None)  # the block's own say more
         return {
             **super().get_config(),

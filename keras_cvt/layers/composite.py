@@ -9,40 +9,64 @@ import keras
 
 from keras_cvt._backend import xla_on_host
 from keras_cvt._keras_internal import sublayers
-from keras_cvt.layers.quantization import with_quantization
 
 
 class Composite(keras.layers.Layer):
     """A layer that makes other layers, and brings them back from its config as they were.
 
-    Keras stores one `trainable` flag for a layer. Where a sublayer has been frozen by itself, or
-    quantized, the config needs more. A subclass makes each of its sublayers with
+    Keras stores one `trainable` flag and one dtype policy for a layer. Where a sublayer has been frozen
+    by itself, or quantized, the config needs more. A subclass makes each of its sublayers with
     `**self.sublayer(name)`, in `__init__` or in `build`, and keeps the rest to this class.
 
     Args:
         sublayers_trainable: The flags of those sublayers that differ from the layer around them, by
             path, such as `{"attn/conv_proj_q/bn": False}`. Comes from configs; to freeze a sublayer,
             set its `trainable`.
+        sublayers_dtype: The dtype policies of those sublayers that `quantize` has changed, by path.
+            Comes from configs, too.
     """
 
-    def __init__(self, sublayers_trainable: Mapping[str, bool] | None = None, **kwargs):
+    def __init__(
+        self,
+        sublayers_trainable: Mapping[str, bool] | None = None,
+        sublayers_dtype: Mapping[str, Any] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self._given_flags = dict(sublayers_trainable or {})
+        self._given_policies = {
+            path: keras.dtype_policies.get(policy)
+            for path, policy in (sublayers_dtype or {}).items()
+        }
 
     def sublayer(self, name: str, **options: Any) -> dict[str, Any]:
         """The arguments that every sublayer takes: name, dtype policy, trainable flags; and options."""
         inside = {
-            path.removeprefix(f"{name}/"): flag
-            for path, flag in self._given_flags.items()
-            if path.startswith(f"{name}/")
+            argument: {
+                path.removeprefix(f"{name}/"): value
+                for path, value in given.items()
+                if path.startswith(f"{name}/")
+            }
+            for argument, given in (
+                ("sublayers_trainable", self._given_flags),
+                ("sublayers_dtype", self._given_policies),
+            )
         }
         return {
             "name": name,
-            "dtype": self.dtype_policy,
+            "dtype": self._given_policies.get(name, self.dtype_policy),
             "trainable": self._given_flags.get(name, self.trainable),
-            **({"sublayers_trainable": inside} if inside else {}),
+            **{argument: given for argument, given in inside.items() if given},
             **options,
         }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # On TensorFlow, Keras passes over a value that is there already: `trainable = True` would
+        # leave frozen what has been frozen below.
+        if name == "trainable":
+            type(self).trainable.fset(self, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def trainable(self) -> bool:
@@ -67,9 +91,11 @@ class Composite(keras.layers.Layer):
         self._supports_jit = value
 
     def get_config(self) -> dict[str, Any]:
-        config = with_quantization(self, super().get_config())
-        flags = _differing_flags(self)
-        return {**config, "sublayers_trainable": flags} if flags else config
+        more = {
+            "sublayers_trainable": _differing_flags(self),
+            "sublayers_dtype": _quantized_policies(self),
+        }
+        return {**super().get_config(), **{key: value for key, value in more.items() if value}}
 
 
 def _differing_flags(layer: keras.Layer) -> dict[str, bool]:
@@ -86,3 +112,14 @@ def _differing_flags(layer: keras.Layer) -> dict[str, bool]:
         for path, flag in _differing_flags(sublayer).items():
             flags[f"{sublayer.name}/{path}"] = flag
     return flags
+
+
+def _quantized_policies(layer: keras.Layer) -> dict[str, Any]:
+    """The dtype policies of quantized sublayers, at any depth, by path."""
+    policies = {}
+    for sublayer in sublayers(layer):
+        if sublayer.quantization_mode is not None:
+            policies[sublayer.name] = keras.dtype_policies.serialize(sublayer.dtype_policy)
+        for path, policy in _quantized_policies(sublayer).items():
+            policies[f"{sublayer.name}/{path}"] = policy
+    return policies

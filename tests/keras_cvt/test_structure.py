@@ -8,6 +8,7 @@ from small_models import images
 
 import keras_cvt
 from keras_cvt import StageConfig, weights
+from keras_cvt.classification import gives_logits
 from keras_cvt.export.classifier import prepare
 from keras_cvt.structure import stage_configs, structure_of, weights_by_path, with_features
 
@@ -190,12 +191,12 @@ def test_complexity_counts_the_cvt(model):
 
 
 def test_what_is_exported_is_the_models_own_function(model):
-    exported = prepare(model)
+    logits = gives_logits(model)
+    exported = prepare(model, logits)
     x = images(48, 48)
     found = {name: numpy(value) for name, value in exported(x).items()}
     expected = numpy(model(x, training=False))
-    head = structure_of(model).head
-    if head.logits:
+    if logits:
         expected = numpy(keras.ops.softmax(expected))
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
     answers, features = with_features(model)(x, training=False)
@@ -221,15 +222,14 @@ def test_pyramids_of_all_models(model):
 def test_where_the_head_is():
     model = cvt()
     found = structure_of(model)
-    assert found.classifier is found.head.dense is model.get_layer("head") and not found.head.logits
+    assert found.classifier is found.head.dense is model.get_layer("head")
     found = structure_of(own_head())
-    assert found.classifier is found.head.dense and found.head.logits
+    assert found.classifier is found.head.dense
     assert found.classifier.name == "predictions"
     found = structure_of(logits_then_softmax())
     assert [type(layer) for layer in found.head.behind] == [keras.layers.Activation]
-    assert not found.head.logits
     found = structure_of(nested())
-    assert found.classifier is None and not found.head.logits and found.head.path == ()
+    assert found.classifier is None and found.head.path == ()
     assert [layer.name for layer in found.path] == ["cvt"]
     found = structure_of(nested_classifier())
     assert found.classifier is found.head.dense and found.head.path == found.path

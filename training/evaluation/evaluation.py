@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_cvt.classification import unnormalized
 from keras_cvt.weights import Published
 from training import data, distribute
 from training.config import ConfigError, DataConfig
@@ -56,8 +57,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         trainer = Trainer(ready.model)
         trainer.compile(jit_compile=False)
     if ready.takes_pixels:  # then normalization is to change nothing
-        count = images.channels
-        images = dataclasses.replace(images, mean=(0.0,) * count, std=(1 / 255,) * count)
+        images = dataclasses.replace(images, **unnormalized(images.channels))
     figures = _measured(trainer, images, asked, settings.batch_size, strategy)
     return {
         **_of_model(subject, ready),

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_cvt import architecture, imagenet, models, structure
+from keras_cvt import architecture, classification, imagenet, models, structure
 from keras_cvt import weights as weights_lib
 from keras_cvt._messages import one_line
 from keras_cvt._model_files import load_model
@@ -129,10 +129,10 @@ class ModelFile:
             raise ConfigError(
                 f"{self.name} takes images of {wanted} channels. Received {channels}."
             )
-        with _as_config_error():
+        with _as_config_error(f"{self.name}: "):
             stages = structure.stage_configs(self.model)
             architecture.check_input_size(stages, (image_size, image_size, channels))
-            takes_pixels = graph.takes_pixels(self.model, self.name)
+            takes_pixels = classification.takes_pixels(self.model)
         own = graph.precision_of(self.model)
         policy = own if precision == "auto" else distribute.policy(precision)
         model = graph.rebuilt(self.model, image_size, policy, self.name)
@@ -194,6 +194,8 @@ def _model_file(name: str, file: Path, strategy: tf.distribute.Strategy | None) 
     scope = contextlib.nullcontext() if strategy is None else strategy.scope()
     with _as_config_error(), scope:
         model = load_model(file)
+    with _as_config_error(f"{file}: "):
+        model = classification.single(model)
         structure.stage_configs(model)
     shapes = [tensor.shape for tensor in (*model.inputs, *model.outputs)]
     if list(map(len, shapes)) != [4, 2]:  # images, classes
@@ -202,9 +204,9 @@ def _model_file(name: str, file: Path, strategy: tf.distribute.Strategy | None) 
 
 
 @contextlib.contextmanager
-def _as_config_error() -> Iterator[None]:
-    """What keras_cvt says of arguments and files, in one line."""
+def _as_config_error(before: str = "") -> Iterator[None]:
+    """What keras_cvt says of arguments and files, in one line that may begin with the file's name."""
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(f"{before}{one_line(error)}") from error

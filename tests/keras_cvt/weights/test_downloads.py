@@ -286,6 +286,26 @@ def test_cached_content_is_verified(hub_files, small_variants, cache, monkeypatc
         np.testing.assert_array_equal(logits_of("CvT13", "imagenet"), first)
 
 
+def test_what_the_cache_does_not_have_is_kept(
+    hub_files, small_variants, cache, tmp_path, monkeypatch, saved
+):
+    """A file from elsewhere, or another commit's, is never deleted."""
+    import huggingface_hub
+
+    own = tmp_path / "elsewhere" / "model.safetensors"
+    other = tmp_path / "snapshots" / ("a" * 40) / "model.safetensors"
+    for file in (own, other):
+        file.parent.mkdir(parents=True)
+        file.write_bytes((saved / "huggingface.safetensors").read_bytes())
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **options: str(own))
+    logits_of("CvT13", "imagenet")
+    assert own.is_file() and not list(tmp_path.rglob(downloads.RECORD))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **options: str(other))
+    with pytest.raises(CheckpointError, match=f"of the commit {'a' * 40}, not of 84e365a5f6a5"):
+        logits_of("CvT13", "imagenet")
+    assert other.is_file()
+
+
 def test_a_record_that_cannot_be_used(hub_files, small_variants, cache, monkeypatch, caplog):
     with Hub(hub_files) as hub:
         use_hub(monkeypatch, hub)
