@@ -37,7 +37,8 @@ class StageConfig:
         mlp_ratio: width of the MLPs' hidden layer, as a multiple of `embed_dim`.
         qkv_bias: whether the linear maps to queries, keys and values have a bias.
         drop_rate, attention_drop_rate: dropout rates.
-        drop_path_rate: of the last block; the blocks before grow to it linearly from 0.
+        drop_path_rate: of the last block; the blocks before grow to it linearly from 0. A single block
+            has 0, as in the official code: a model of one cannot tell the rate that it was made with.
 
     Source: `MODEL.SPEC` of the official yaml files, one entry of each list.
     """

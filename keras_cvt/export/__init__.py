@@ -142,8 +142,9 @@ def export(
     output probabilities (batch, classes). A SavedModel has more, see `keras_cvt.export.saved_model`.
 
     Args:
-        model: with the classifier, made by `CvT13`, `CvT21`, `CvTW24` or `CvT`; grey or RGB. If it
-            ends in logits, a softmax is added.
+        model: a classifier with one CvT in it, grey or RGB, with any head and preprocessing of its own:
+            see docs/own-heads.md. If it ends in logits, a softmax is added. The file is verified
+            against this model as it is.
         format: one of `FORMATS`.
         path: the file, ending in the format's suffix; for a SavedModel the folder of all versions.
         labels: the classes' names; None for those in the model, or ImageNet's if it has none and 1000
@@ -151,7 +152,8 @@ def export(
         image_size: pixels, one number for a square or (height, width). None: the model's, or 224 if
             it takes any.
         crop: how pictures come to that size, as in `load_image`.
-        mean, std: of each channel, of pixels divided by 255; None for ImageNet's.
+        mean, std: of each channel, of pixels divided by 255; None for ImageNet's, or for no
+            normalization where the model has its own.
         any_size: whether the file takes images of any height and width.
         version: of a SavedModel; None for the next one.
         quantize: of a LiteRT file: "none"; "float16" or "dynamic" (int8) weights; "int8" weights and

@@ -87,8 +87,12 @@ class Classifier:
     def rounding(self) -> float:
         """How far answers may be off by rounding in the dtypes in which the model computes, as a share
         of the largest: folded weights are rounded otherwise."""
-        dtypes = {layer.compute_dtype for layer in flatten_layers(self.given) if layer.weights}
-        return max(_ROUNDING.get(dtype, 0.0) for dtype in dtypes)
+        return max(_ROUNDING.get(dtype, 0.0) for dtype in self.dtypes)
+
+    @property
+    def dtypes(self) -> set[str]:
+        """In which the given model's layers compute."""
+        return {layer.compute_dtype for layer in flatten_layers(self.given) if layer.weights}
 
     def load(self, path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
         """Reads a picture as the model's input, (1, height, width, channels)."""

@@ -47,6 +47,12 @@ def write(model: Classifier, path: Path, quantize: str, images: Sequence[str]) -
     Raises:
         ExportError: for an operation that LiteRT has not built in.
     """
+    others = model.dtypes - {"float32"}
+    if others:
+        raise ExportError(
+            f"LiteRT computes in float32, and layers of this model in {', '.join(sorted(others))}. "
+            'Make the model with dtype="float32" and give it these weights (`set_weights`).'
+        )
     with graph.saved(model) as folder:
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default"]

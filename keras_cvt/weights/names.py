@@ -222,7 +222,7 @@ class NamedWeights(Mapping[str, np.ndarray]):
 
     def _official(self, name: str) -> str:
         if not name.startswith(self.prefix):
-            return name  # of something beside the CvT: left as it is, to be named in an error
+            return f"{name} beside {self.prefix!r}"  # none of the CvT's, whatever it is called
         name = name.removeprefix(self.prefix)
         if self.convention == "keras":
             return _from_keras_file(name)

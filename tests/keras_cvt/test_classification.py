@@ -110,7 +110,7 @@ def test_answers_of_which_no_probability_is_known(make, said):
 def test_single():
     model = cvt()
     assert classification.single(model) is model
-    inputs = keras.Input(SHAPE)
+    inputs = keras.Input(SHAPE, name="pixels")
     named = keras.Model({"pixels": inputs}, {"scores": cvt()(inputs)}, name="named")
     plain = classification.single(named)
     x = images(32, 32)

@@ -128,3 +128,10 @@ def test_what_is_no_probability_is_not_exported_as_one(end, said, tmp_path):
     model = keras.Model(model.input, end(model.output))
     with pytest.raises(export.ExportError, match=said):
         export.to_onnx(model, tmp_path / "m.onnx", labels=LABELS)
+
+
+def test_litert_has_float32_alone(tmp_path):
+    model = small(SIZE, dtype="mixed_bfloat16")
+    message = "layers of this model in bfloat16. Make the model with dtype=.float32."
+    with pytest.raises(export.ExportError, match=message):
+        export.to_litert(model, tmp_path / "m.tflite", labels=LABELS)

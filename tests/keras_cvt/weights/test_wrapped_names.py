@@ -134,6 +134,7 @@ def test_what_is_ambiguous_is_refused(state, message, tmp_path):
         {"n_averaged": np.zeros(3)},  # no scalar
         {"model.extra.weight": np.zeros(3)},
         {"modelhead.weight": np.zeros(3)},
+        {"stage2.cls_token": np.zeros(3)},  # a name of the CvT's, but not its tensor
     ],
 )
 def test_what_lies_beside_is_named(beside, tmp_path):
@@ -142,3 +143,17 @@ def test_what_lies_beside_is_named(beside, tmp_path):
     (name,) = (name.removeprefix("model.") for name in beside)
     with pytest.raises(ValueError, match=f"1 of the file not in the model .{name}"):
         tiny(weights=tmp_path / "more.safetensors")
+
+
+def test_a_head_beside_the_cvt_is_not_its_head(tmp_path):
+    """As where a model has a backbone and a head of its own: between them there may be anything."""
+    state = under("backbone.", official())
+    heads = {name: state.pop(f"backbone.{name}") for name in ("head.weight", "head.bias")}
+    checkpoints.write_safetensors(tmp_path / "own.safetensors", {**state, **heads})
+    with pytest.raises(ValueError, match="has no classifier. Use include_top=False"):
+        tiny(weights=tmp_path / "own.safetensors")
+    tiny(include_top=False, weights=tmp_path / "own.safetensors")
+    double = {**state, "norm.weight": state["backbone.norm.weight"] + 1}
+    checkpoints.write_safetensors(tmp_path / "own.safetensors", double)
+    found = weights.Weights(tmp_path / "own.safetensors")
+    np.testing.assert_array_equal(found["norm.weight"], official()["norm.weight"])
