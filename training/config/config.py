@@ -53,6 +53,11 @@ class Config:
                 f"`batch_size` must be a multiple of `mix_images`. Received {batch_size} and "
                 f"{mix_images}."
             )
+        shift, size = self.augmentation.max_shift, self.data.image_size
+        if shift >= size:
+            raise ConfigError(
+                f"`max_shift` must be less than `image_size`. Received {shift} and {size}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by key, as JSON has them.
