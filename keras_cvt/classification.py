@@ -16,7 +16,7 @@ import numpy as np
 from keras_cvt._keras_internal import calls, graph_of, is_functional
 from keras_cvt._messages import one_line
 from keras_cvt.images.preprocessing import Preprocessing
-from keras_cvt.structure import ending, structure_of
+from keras_cvt.structure import copy_weights, ending, structure_of
 
 _LARGEST = 20.0  # beyond this, what enters a CvT is not normalized
 
@@ -87,7 +87,22 @@ def gives_logits(model: keras.Model) -> bool:
         model: As `single` returns it.
 
     Raises:
-        ValueError: If it ends in something else.
+        ValueError: If it ends in something else, or in one output without a sigmoid.
+    """
+    function = _last_function(model)
+    if function != "sigmoid" and model.outputs[0].shape[-1] == 1:
+        raise ValueError(
+            f"{model.name!r} has one output and no sigmoid: of one class, a softmax is always 1. Put "
+            'keras.layers.Activation("sigmoid") behind it.'
+        )
+    return _ANSWERS[function] == "logits"
+
+
+def _last_function(model: keras.Model) -> str:
+    """The function that makes a classifier's answers, one of `_ANSWERS`; "linear" if there is none.
+
+    Raises:
+        ValueError: If it is another one.
     """
     found = "nothing that can be seen"
     for call, _ in ending(model):
@@ -95,13 +110,13 @@ def gives_logits(model: keras.Model) -> bool:
         function = function_of(operation)
         if function != "linear":
             if function in _ANSWERS:
-                return _ANSWERS[function] == "logits"
+                return function
             if isinstance(operation, keras.layers.BatchNormalization):
-                return True
+                return "linear"
             found = f"{operation.name} ({function})"
             break
         if isinstance(operation, keras.Layer) and operation.weights:
-            return True
+            return "linear"
     raise ValueError(
         f"{model.name!r} must end in logits, a softmax or a sigmoid, of which probabilities are known. "
         f"It ends in {found}."
@@ -208,7 +223,7 @@ def resized(model: keras.Model, height: int | None, width: int | None) -> keras.
         try:
             other = type(model).from_config(config)
             if _inner_sizes_fit(other):
-                other.set_weights(model.get_weights())
+                copy_weights(model, other)
                 return other
         except (ValueError, TypeError, NotImplementedError) as error:
             reasons.append(one_line(error))

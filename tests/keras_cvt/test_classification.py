@@ -104,6 +104,17 @@ def test_answers_of_which_no_probability_is_known(make, said):
         classification.with_probabilities(make())
 
 
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_one_output_without_a_sigmoid(activation):
+    """Of a single logit, as binary classifiers often give it, each softmax is 1."""
+    backbone = cvt(include_top=False, pooling="token")
+    model = keras.Model(backbone.input, L.Dense(1, activation)(backbone.output))
+    with pytest.raises(ValueError, match="one output and no sigmoid.*Activation"):
+        classification.with_probabilities(model)
+    sigmoid = keras.Model(backbone.input, L.Activation("sigmoid")(model.output))
+    assert not classification.gives_logits(sigmoid)
+
+
 # --- one input, one output -----------------------------------------------------------------------
 
 
@@ -239,7 +250,14 @@ def positions():
     return keras.Model(inputs, keras_cvt.CvT(stages, classes=4, input_shape=SHAPE)(inputs))
 
 
-@pytest.mark.parametrize("make", [cvt, nested, nested_twice, resizing, positions])
+def adapted():
+    normalization = L.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(3, 5, (8, 4, 4, 3)))
+    inputs = keras.Input(SHAPE)
+    return keras.Model(inputs, cvt(input_shape=(None, None, 3))(normalization(inputs)))
+
+
+@pytest.mark.parametrize("make", [cvt, nested, nested_twice, resizing, positions, adapted])
 def test_other_sizes(make):
     model = make()
     assert classification.resized(model, 32, 32) is model

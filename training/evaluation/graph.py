@@ -10,7 +10,7 @@ import keras
 from keras_cvt._keras_internal import flatten_layers
 from keras_cvt._messages import one_line
 from keras_cvt.classification import function_of, resized
-from keras_cvt.structure import structure_of
+from keras_cvt.structure import copy_weights, structure_of
 from training.config import ConfigError
 
 
@@ -23,7 +23,8 @@ def with_logits(model: keras.Model, name: str) -> keras.Model:
         name: The model's name in messages.
 
     Raises:
-        ConfigError: If it ends in something else, whose loss is not the cross-entropy of classes.
+        ConfigError: If it ends in something else, whose loss is not the cross-entropy of classes, or in
+            one output.
     """
     head = structure_of(model).head
     ending = [] if head is None else [head.dense, *head.behind]
@@ -36,6 +37,8 @@ def with_logits(model: keras.Model, name: str) -> keras.Model:
             f"{name} must end in logits or a softmax, of which accuracy and cross-entropy are known. "
             f"It ends in {found}."
         )
+    if model.outputs[0].shape[-1] == 1:
+        raise ConfigError(f"{name} must tell classes apart, and has one output.")
     if kinds != ["softmax"]:  # softmax of either gives the probabilities
         return model
     if head.path or head.dense.quantization_mode is not None:
@@ -80,7 +83,7 @@ def rebuilt(model: keras.Model, image_size: int, policy: str, name: str) -> kera
             return model
         config = _with_policy(model.get_config(), own, policy, _names_of_end(model))
         other = type(model).from_config(config)
-        other.set_weights(model.get_weights())
+        copy_weights(model, other)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"{name} cannot be evaluated so: {one_line(error)}") from None
     return other

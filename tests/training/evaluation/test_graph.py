@@ -101,6 +101,13 @@ def test_another_end_is_refused(end, said):
         graph.with_logits(ended(end()), "m.keras")
 
 
+def test_one_output_is_refused():
+    backbone = cvt(include_top=False, pooling="token")
+    model = keras.Model(backbone.input, keras.layers.Dense(1)(backbone.output))
+    with pytest.raises(ConfigError, match="m.keras must tell classes apart, and has one output"):
+        graph.with_logits(model, "m.keras")
+
+
 def test_the_same_graph_for_other_images_and_precisions():
     model = cvt()
     assert graph.precision_of(model) == "float32"
