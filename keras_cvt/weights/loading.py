@@ -77,13 +77,13 @@ class Weights(names.NamedWeights):
                     f"{self.path} is no checkpoint of a CvT: it has no "
                     f"stage0.patch_embed.proj.weight or the like. It has {some}, ..."
                 )
-            self.layers = self._layers_of_file()
+            self.layers = self._configured_layers()
         if self.ignored:
             logger.warning(
                 "%s: no weights of a model are in %s; left out.", self.path, ", ".join(self.ignored)
             )
 
-    def _layers_of_file(self) -> dict[str, dict[str, Any]]:
+    def _configured_layers(self) -> dict[str, dict[str, Any]]:
         config = self.checkpoint.config
         try:
             return {} if config is None else configuration.of_file(config)

@@ -62,7 +62,7 @@ def test_a_contender_takes_its_turn(monkeypatch):
         (inference, ["--sizes", "64", "64"], "--sizes must be two or more different ones"),
         (training, ["--batch", "0"], "--batch: must be an integer, at least 1. Received '0'."),
         (training, ["--seconds", "0"], "--seconds: must be a number, above 0. Received '0'."),
-        (picture, ["a.json", "--output", "none/a.png"], "There is no folder none"),
+        (picture, ["a.json", "--output", "none/a.png"], "/none to write a.png in"),
     ],
 )
 def test_wrong_arguments(command, arguments, message, capsys):

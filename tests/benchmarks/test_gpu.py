@@ -178,7 +178,7 @@ def test_fused_attention_is_attention(deployed):
         (["--rounds", "2"], "--rounds: must be an integer, at least 3. Received '2'."),
         (["--resume"], "--resume needs --json."),
         (["--cases", "("], "is no regular expression"),
-        (["--json", "none/figures.json"], "There is no folder none"),
+        (["--json", "none/figures.json"], "/none to write figures.json in"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):

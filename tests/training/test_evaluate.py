@@ -267,10 +267,13 @@ def test_published_weights_stand_beside_the_paper(models, tmp_path, monkeypatch,
     from keras_cvt.architecture import VARIANTS
 
     asked = []
+    file = tmp_path / "snapshots" / weights.PUBLISHED[0].revision / "model.keras"  # as in the cache
+    file.parent.mkdir(parents=True)
+    file.write_bytes(models[1000].read_bytes())
 
-    def download(repo, file, revision, **_):
+    def download(repo, name, revision, **_):
         asked.append((repo, revision))
-        return str(models[1000])
+        return str(file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setitem(VARIANTS, "CvT13", tuple(STAGES))
@@ -351,7 +354,7 @@ def test_figure_of_the_paper(source, split, count, figure):
         ({"--batch-size": "0"}, "`batch_size` must be at least 1"),
         ({"--max-damaged": "-1"}, "`max_damaged` must be at least 0"),
         ({"--strategy": "tpu"}, "--strategy: invalid choice: 'tpu'"),
-        ({"--output": "nowhere/report.json"}, "There is no folder nowhere"),
+        ({"--output": "nowhere/report.json"}, "/nowhere to write report.json in"),
         ({"--output": "{data}"}, "is a folder"),
     ],
 )

@@ -26,7 +26,7 @@ VALUES = {
     "crop_scale": st.one_of(
         st.none(), st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)).map(list)
     ),
-    "evaluation_crop": st.one_of(st.none(), st.floats(0, 1, exclude_min=True)),
+    "evaluation_crop": st.one_of(st.none(), st.floats(0.01, 1)),
     "weight_decay": st.floats(0, 1e3),
     "clip_norm": st.one_of(st.none(), st.floats(1e-9, 1e9)),
     "ema": st.one_of(st.none(), st.floats(0, 1, exclude_min=True, exclude_max=True)),
