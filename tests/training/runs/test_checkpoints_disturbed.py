@@ -8,34 +8,11 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+from run_checkpoint_cases import assert_same, checkpoint
 
 from training.runs import run_checkpoints
-from training.runs.run_checkpoints import DiskError, RunCheckpoint, RunCheckpoints
-
-
-def checkpoint(step: int) -> RunCheckpoint:
-    return RunCheckpoint(step, {"kernel": np.full(100, step, "float32")}, {"loss": step / 3})
-
-
-def assert_same(found: RunCheckpoint, expected: RunCheckpoint) -> None:
-    assert (found.step, found.state) == (expected.step, expected.state)
-    np.testing.assert_array_equal(found.arrays["kernel"], expected.arrays["kernel"])
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def run(tmp_path, warnings) -> RunCheckpoints:
-    """With the checkpoints of steps 10 and 20."""
-    run = RunCheckpoints(tmp_path, keep=2, warn=warnings.append)
-    run.save(checkpoint(10))
-    run.save(checkpoint(20))
-    return run
+from training.runs.run_checkpoints import DiskError, RunCheckpoint
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.EACCES])

@@ -15,6 +15,7 @@ import numpy as np
 import programs
 import pytest
 import safetensors.numpy
+from run_checkpoint_cases import assert_same, checkpoint
 
 from training.config import ConfigError
 from training.runs import run_checkpoints
@@ -29,41 +30,6 @@ DTYPES = [
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bool", ml_dtypes.bfloat16),
 ]
-
-
-def checkpoint(step: int, numbers: int = 1000) -> RunCheckpoint:
-    """Every part of it tells the step."""
-    arrays = {
-        "weights/kernel": np.full((numbers // 10, 10), step, "float32"),
-        "optimizer/momentum": np.full(numbers, step, ml_dtypes.bfloat16),
-        "optimizer/iteration": np.array(step, "int64"),
-        "seeds/0": np.array([step, 7], "uint32"),
-    }
-    return RunCheckpoint(step, arrays, {"epochs": [{"loss": step / 3}], "step": step})
-
-
-def assert_same(found: RunCheckpoint | None, expected: RunCheckpoint) -> None:
-    assert found is not None
-    assert (found.step, found.state) == (expected.step, expected.state)
-    assert found.arrays.keys() == expected.arrays.keys()
-    for name, array in expected.arrays.items():
-        assert found.arrays[name].dtype == array.dtype
-        assert found.arrays[name].shape == array.shape
-        assert found.arrays[name].tobytes() == array.tobytes()
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def run(tmp_path, warnings) -> RunCheckpoints:
-    """With the checkpoints of steps 10 and 20."""
-    run = RunCheckpoints(tmp_path, keep=2, warn=warnings.append)
-    run.save(checkpoint(10))
-    run.save(checkpoint(20))
-    return run
 
 
 def files(folder: Path) -> list[str]:

@@ -58,57 +58,67 @@ def write_records(
         ConfigError: If the folder has something else, or another process writes there.
         StorageError: If an image's file can't be read, or the folder can't be written.
     """
-    with FolderLock(output, option="--output"):
-        try:
-            return _write_records(classes, parts, output, file_format, shard_size)
-        except StorageError as error:
-            raise StorageError(f"{error}{_GOES_ON}") from None
-        except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
-            reason = one_line(error).rstrip(".")
-            raise StorageError(f"{output} can't be written: {reason}.{_GOES_ON}") from error
+    with FolderLock(output, option="--output"), _faults_told(output):
+        plan = {
+            "format": file_format,
+            "shard_size": shard_size,
+            "classes": manifest.digest(classes),
+            "parts": {name: part.digest() for name, part in parts.items()},
+        }
+        state = _open_output(output, plan)
+        if state is None:
+            files = {name: _number_of_files(part, shard_size) for name, part in parts.items()}
+            state = {"plan": plan, "files": files, "done": {}}
+            write_text(output / manifest.NAME, json.dumps(state))
+        jobs = [
+            _Job(name, _internal.record_path(output, name, file_format, shard, number), rows)
+            for name, number in state["files"].items()
+            for shard, rows in enumerate(np.array_split(_order(parts[name]), number))
+        ]
+        _write_missing(jobs, parts, output, file_format, state)
+        shards = {
+            name: [state["done"][job.path.name] for job in jobs if job.part == name]
+            for name in parts
+        }
+        for name, of_part in shards.items():
+            if not any(shard["images"] for shard in of_part):
+                raise ConfigError(
+                    f"All {name} images are damaged, the first: {of_part[0]['damaged'][0]}"
+                )
+        damaged = sorted(
+            line for of_part in shards.values() for s in of_part for line in s["damaged"]
+        )
+        if damaged:
+            write_text(output / "damaged.txt", "\n".join(damaged) + "\n")
+        # What tfds reads first is written last.
+        _internal.write_dataset_info(output, classes, shards, file_format)
+    return _summary(classes, parts, output, shards, len(damaged))
 
 
-def _write_records(
+@contextlib.contextmanager
+def _faults_told(output: Path) -> Iterator[None]:
+    """Says in a line what keeps files from being read or written, and that the work can go on."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(f"{error}{_GOES_ON}") from None
+    except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError: of ArrayRecord
+        reason = one_line(error).rstrip(".")
+        raise StorageError(f"{output} can't be written: {reason}.{_GOES_ON}") from error
+
+
+def _summary(
     classes: tuple[str, ...],
     parts: dict[str, Part],
     output: Path,
-    file_format: str,
-    shard_size: int,
+    shards: dict[str, list[dict[str, Any]]],
+    damaged: int,
 ) -> str:
-    plan = {
-        "format": file_format,
-        "shard_size": shard_size,
-        "classes": manifest.digest(classes),
-        "parts": {name: part.digest() for name, part in parts.items()},
-    }
-    state = _open_output(output, plan)
-    if state is None:
-        files = {name: _number_of_files(part, shard_size) for name, part in parts.items()}
-        state = {"plan": plan, "files": files, "done": {}}
-        write_text(output / manifest.NAME, json.dumps(state))
-    jobs = [
-        _Job(name, _internal.record_path(output, name, file_format, shard, number), rows)
-        for name, number in state["files"].items()
-        for shard, rows in enumerate(np.array_split(_order(parts[name]), number))
-    ]
-    _write_missing(jobs, parts, output, file_format, state)
-    shards = {
-        name: [state["done"][job.path.name] for job in jobs if job.part == name] for name in parts
-    }
-    for name, of_part in shards.items():
-        if not any(shard["images"] for shard in of_part):
-            raise ConfigError(
-                f"All {name} images are damaged, the first: {of_part[0]['damaged'][0]}"
-            )
-    damaged = sorted(line for of_part in shards.values() for s in of_part for line in s["damaged"])
-    if damaged:
-        write_text(output / "damaged.txt", "\n".join(damaged) + "\n")
-    # What tfds reads first is written last.
-    _internal.write_dataset_info(output, classes, shards, file_format)
+    """Says in a few lines what is written, and what is left out."""
     counts = [f"{sum(s['images'] for s in of_part):,} {name}" for name, of_part in shards.items()]
     lines = [f"{output} has {' and '.join(counts)} images: the source tfds:{output.resolve()}."]
     if damaged:
-        lines.append(f"{len(damaged):,} damaged images are left out, see {output / 'damaged.txt'}.")
+        lines.append(f"{damaged:,} damaged images are left out, see {output / 'damaged.txt'}.")
         for name, of_part in shards.items():
             if lost := _lost_classes(classes, parts[name], of_part):
                 lines.append(f"There are no {name} images of {some(lost)}.")
