@@ -140,8 +140,10 @@ class Trainer(StepsOfItsOwn, keras.Model):
 
     def _finish_step(self):
         """After the parts of a step, in each replica."""
-        gradients = [tf.convert_to_tensor(total) for total in self._parts]
-        return self._apply(gradients, tf.convert_to_tensor(self._part_sums))
+        # The identity is on the replica's device, and what is read need not be on any: with several
+        # machines of one device each, nothing else says where the sums over replicas are to be.
+        gradients = [tf.identity(total) for total in self._parts]
+        return self._apply(gradients, tf.identity(self._part_sums))
 
     def _gradients(self, images, labels):
         """This replica's share of the gradient of the mean loss, and of the sums of the logs."""
