@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.contenders import CONTENDERS, TORCH_EAGER, Job
 from keras_cvt._commands import WRONG_USE, integer, number
-from keras_cvt._files import check_file, write_text
+from keras_cvt._files import check_file, write_json
 from keras_cvt._tables import markdown
 from training import startup
 
@@ -252,4 +252,4 @@ def run(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], d
     print_facts({**facts, "threads": arguments.threads})
     report = {"machine": facts, **measure(arguments)}
     if arguments.json:
-        write_text(arguments.json, json.dumps(report, indent=1) + "\n")
+        write_json(arguments.json, report, indent=1)

@@ -20,7 +20,7 @@ from benchmarks.gpu import kernels, report
 from benchmarks.gpu.cases import Case, all_cases
 from benchmarks.gpu.schedule import Schedule, Turns, peak_cases
 from keras_cvt._commands import Parser, UsageError, command, integer, number
-from keras_cvt._files import check_file, write_text
+from keras_cvt._files import check_file, write_json
 
 
 @command("benchmarks.gpu", measure.STATUSES)
@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace, found: dict[str, Any], selected: list[Ca
 
     def save() -> None:
         if arguments.json:
-            write_text(arguments.json, json.dumps(_rounded(found), indent=1) + "\n")
+            write_json(arguments.json, _rounded(found), indent=1)
 
     def record(turns: Turns) -> None:
         print(_lines(report.add(found, turns)), flush=True)

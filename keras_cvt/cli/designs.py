@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from keras_cvt import _commands
+from keras_cvt._files import read_json
 from keras_cvt.architecture import VARIANTS, StageConfig, stages_from_spec, variant_named
 
 
@@ -50,10 +50,4 @@ def read_spec(path: str) -> list[StageConfig]:
         ValueError: If the file has something else.
         OSError: If it can't be read.
     """
-    try:
-        spec = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # also of text that is no UTF-8
-        raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(spec, dict):
-        raise ValueError(f"{path} must hold a JSON object of options, not a {type(spec).__name__}.")
-    return stages_from_spec(spec)
+    return stages_from_spec(read_json(Path(path)))

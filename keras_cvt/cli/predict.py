@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import csv
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cvt import _commands
-from keras_cvt._files import check_file, replacing
+from keras_cvt._files import check_file, json_text, replacing
 from keras_cvt.cli import classifiers
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         # An escape of the output's own would be none of JSON.
         encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
         options = {"indent": 1, "ensure_ascii": encoding != "utf-8"}
-        text = json.dumps([_as_json(result) for result in results], **options)
+        text = json_text([_as_json(result) for result in results], **options)
         # JSON is UTF-8: other bytes in files' names are escaped.
         print(re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text))
     elif arguments.csv:

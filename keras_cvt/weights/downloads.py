@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from pathlib import Path
 
-from keras_cvt._files import write_text
+from keras_cvt._files import read_json, write_json
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.weights.published import Published
 
@@ -124,14 +123,14 @@ def _record(source: Published, path: Path, digest: str) -> None:
         return
     had.append(version)
     try:
-        write_text(record, json.dumps(versions, indent=1) + "\n")
+        write_json(record, versions)
     except OSError as error:  # a cache that others share may be for reading only
         logger.info("%s can't be written: %s", record, error)
 
 
 def _versions(record: Path) -> dict[str, list[dict[str, str]]]:
     try:
-        versions = json.loads(record.read_text(encoding="utf-8"))
+        versions = read_json(record)
         for each in (version for had in versions.values() for version in had):
             each["commit"], each["file"], each["sha256"]
     except FileNotFoundError:

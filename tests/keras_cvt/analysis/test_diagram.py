@@ -64,8 +64,8 @@ def test_command(tmp_path, capsys):
         (["cvt13", "--output", "there.svg"], "there.svg exists and is kept"),
         (["cvt31", "--output", "a.svg"], "Did you mean 'cvt"),
         (["none.json", "--output", "a.svg"], "none.json"),
-        (["cut_off.json", "--output", "a.svg"], "cut_off.json is no JSON"),
-        (["list.json", "--output", "a.svg"], "list.json must hold a JSON object"),
+        (["cut_off.json", "--output", "a.svg"], "cut_off.json is not a JSON file"),
+        (["list.json", "--output", "a.svg"], "list.json must have a JSON object"),
         (
             ["cvt13", "--output", "a.svg", "--classes", "0"],
             "--classes: must be an integer, at least 1",

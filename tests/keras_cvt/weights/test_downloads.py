@@ -317,7 +317,7 @@ def test_a_record_that_cannot_be_used(hub_files, small_variants, cache, monkeypa
             logits_of("CvT13", "imagenet")
             assert record_of(cache, "microsoft/cvt-13") == expected
         assert caplog.text.count("is written anew") == 3
-        monkeypatch.setattr(downloads, "write_text", _no_room)
+        monkeypatch.setattr(downloads, "write_json", _no_room)
         file.unlink()
         logits_of("CvT13", "imagenet")
         assert not file.exists()

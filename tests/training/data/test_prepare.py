@@ -338,7 +338,7 @@ def test_a_manifest_of_something_else(tmp_path, capsys, text):
     assert contents(output) == {"prepare.json": text.encode()}
 
 
-@pytest.mark.parametrize("what", ["write_text", "_internal.write_dataset_info", "_record"])
+@pytest.mark.parametrize("what", ["write_json", "_internal.write_dataset_info", "_record"])
 def test_a_full_disk(tmp_path, capsys, monkeypatch, what):
     folder, output = two_images(tmp_path), tmp_path / "records"
 

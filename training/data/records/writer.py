@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_cvt._files import replacing, write_text
+from keras_cvt._files import read_json, replacing, write_json, write_text
 from keras_cvt._messages import one_line, some
 from keras_cvt.images.listing import shown
 from training import _internal
@@ -69,7 +68,7 @@ def write_records(
         if state is None:
             files = {name: _number_of_files(part, shard_size) for name, part in parts.items()}
             state = {"plan": plan, "files": files, "done": {}}
-            write_text(output / manifest.NAME, json.dumps(state))
+            write_json(output / manifest.NAME, state)
         jobs = [
             _Job(name, _internal.record_path(output, name, file_format, shard, number), rows)
             for name, number in state["files"].items()
@@ -167,7 +166,7 @@ def _write_missing(
             state["done"][job.path.name] = _write(
                 job.path, file_format, part, job.rows, contents, bar
             )
-            write_text(output / manifest.NAME, json.dumps(state))
+            write_json(output / manifest.NAME, state)
 
 
 def _is_done(path: Path, file_format: str, done: dict[str, Any]) -> bool:
@@ -190,7 +189,7 @@ def _open_output(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         if (output / manifest.NAME).exists():
-            state = json.loads((output / manifest.NAME).read_text(encoding="utf-8"))
+            state = read_json(output / manifest.NAME)
             if not all(isinstance(state[key], dict) for key in ("plan", "files", "done")):
                 raise TypeError
             there = {key: state["plan"][key] for key in plan}
