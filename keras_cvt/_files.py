@@ -184,8 +184,11 @@ def write_json(path: Path, value: Any, *, indent: int = 2) -> None:
     write_text(path, json_text(value, indent=indent) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that has an object.
+def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        kinds: What it may have: an object (dict), a list.
 
     Raises:
         OSError: If it cannot be read.
@@ -196,8 +199,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must have a JSON object. Received a {type(value).__name__}.")
+    if not isinstance(value, kinds):
+        right = " or ".join({dict: "a JSON object", list: "a list"}[kind] for kind in kinds)
+        raise ValueError(f"{path} must have {right}. Received a {type(value).__name__}.")
     return value
 
 

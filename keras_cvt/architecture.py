@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from keras_cvt._validation import check_int, check_rate, unknown_choice
+from keras_cvt._validation import check_block, check_int, check_rate, unknown_choice
 
 PerBlock = Any  # one value for all blocks of a stage, or a sequence with one for each
 
@@ -102,9 +103,13 @@ class StageConfig:
             return tuple(self._per_block(name, value) for value in values)
         if name == "stride_kv":
             return check_int(name, value, 1)
-        if not isinstance(value, numbers.Real) or isinstance(value, bool) or value <= 0:
+        if (
+            not isinstance(value, numbers.Real)
+            or isinstance(value, bool)
+            or not 0 < value < math.inf
+        ):
             raise ValueError(f"`{name}` must be a number above 0. Received {value!r}.")
-        return value
+        return value if isinstance(value, (int, float)) else float(value)
 
     def block_args(self) -> list[dict[str, Any]]:
         """The arguments of each block's `CvTBlock`, which says what is wrong with them."""
@@ -196,27 +201,40 @@ def variant_named(name: str) -> str:
 
 
 def as_stage(index: int, stage: StageConfig | Mapping[str, Any]) -> StageConfig:
-    if isinstance(stage, StageConfig):
-        return stage
-    if not isinstance(stage, Mapping):
+    if not isinstance(stage, (StageConfig, Mapping)):
         raise ValueError(
             f"Stage {index} must be a StageConfig or a dict of its fields. Received {stage!r}."
         )
-    fields = [field.name for field in dataclasses.fields(StageConfig)]
-    for key in stage:
-        if key not in fields:
-            raise ValueError(f"Stage {index}: {unknown_choice('field', key, fields)}")
-    required = [f.name for f in dataclasses.fields(StageConfig) if f.default is dataclasses.MISSING]
-    if missing := [name for name in required if name not in stage]:
+    required = [field.name for field in _FIELDS if field.default is dataclasses.MISSING]
+    if isinstance(stage, Mapping) and (missing := [name for name in required if name not in stage]):
         raise ValueError(f"Stage {index} has no {', '.join(missing)}.")
-    return StageConfig(**stage)
+    try:
+        if isinstance(stage, Mapping):
+            stage = StageConfig(**_fields(stage))
+        for block in stage.block_args():
+            check_block(**block)
+    except ValueError as error:
+        raise ValueError(f"Stage {index}: {error}") from None
+    return stage
+
+
+_FIELDS = dataclasses.fields(StageConfig)
+
+
+def _fields(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of fields of a stage, if all are such."""
+    names = [field.name for field in _FIELDS]
+    for key in values:
+        if key not in names:
+            raise ValueError(unknown_choice("field", key, names))
+    return values
 
 
 def as_stages(stages: Iterable[StageConfig | Mapping[str, Any]]) -> list[StageConfig]:
     """The stages of a model as `CvT` takes them.
 
     Raises:
-        ValueError: naming the one that is wrong, or if there is none.
+        ValueError: naming the one of which no model can be made, or if there is none.
     """
     if isinstance(stages, (StageConfig, Mapping, str)) or not isinstance(stages, Iterable):
         raise ValueError(f"`stages` must be a list of stages. Received {stages!r}.")
@@ -226,9 +244,70 @@ def as_stages(stages: Iterable[StageConfig | Mapping[str, Any]]) -> list[StageCo
     return stages
 
 
+ALL_STAGES = "all"
+
+
+def with_changes(
+    stages: Sequence[StageConfig], changes: Mapping[str, Mapping[str, Any]]
+) -> list[StageConfig]:
+    """Stages with other values in some fields.
+
+    Args:
+        changes: Fields and their new values, by stage: "stage0", "stage1" and so on, as the layers are
+            named, or "all"; what is said of a single stage counts.
+
+    Raises:
+        ValueError: For a stage or a field that there is not, or a value of which no model can be made.
+
+    Example:
+        # Table 7, "stride 1 in the third stage".
+        with_changes(VARIANTS["CvT13"], {"stage2": {"stride_kv": 1}})
+    """
+    names = [f"stage{i}" for i in range(len(stages))]
+    for key, values in changes.items():
+        if key not in (*names, ALL_STAGES):
+            raise ValueError(unknown_choice("stages", key, (*names, ALL_STAGES)))
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{key} must be fields of a stage by name. Received {values!r}.")
+    changed = []
+    for i, (name, stage) in enumerate(zip(names, stages, strict=True)):
+        values = {**changes.get(ALL_STAGES, {}), **changes.get(name, {})}
+        try:
+            stage = dataclasses.replace(stage, **_fields(values))
+        except ValueError as error:
+            raise ValueError(f"Stage {i}: {error}") from None
+        changed.append(as_stage(i, stage))
+    return changed
+
+
 def widths_and_depths(stages: Iterable[StageConfig]) -> tuple[tuple[int, int], ...]:
     """(embed_dim, depth) of each stage, which a checkpoint shows."""
     return tuple((stage.embed_dim, stage.depth) for stage in stages)
+
+
+def stages_from_json(value: Any) -> list[StageConfig]:
+    """Stages from what a JSON file holds: a list of dicts of their fields, or for `stages_from_spec`.
+
+    Raises:
+        ValueError: If it holds something else, or of which no model can be made.
+    """
+    return stages_from_spec(value) if isinstance(value, Mapping) else as_stages(value)
+
+
+def stages_to_json(stages: Iterable[StageConfig]) -> list[dict[str, Any]]:
+    """What `stages_from_json` makes the same stages of: the fields of each that are not the default."""
+
+    def as_lists(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    return [
+        {
+            field.name: as_lists(getattr(stage, field.name))
+            for field in _FIELDS
+            if getattr(stage, field.name) != field.default
+        }
+        for stage in stages
+    ]
 
 
 # The same options under the names of the official yaml files and of Hugging Face's config.json.
@@ -295,10 +374,8 @@ def stages_from_spec(spec: Mapping[str, Any]) -> list[StageConfig]:
     if len({len(value) for value in options.values()}) != 1:
         lengths = ", ".join(f"{key}: {len(value)}" for key, value in options.items())
         raise ValueError(f"The spec's lists differ in length: {lengths}.")
-    return [
-        StageConfig(**dict(zip(options, values, strict=True)))
-        for values in zip(*options.values(), strict=True)
-    ]
+    columns = zip(*options.values(), strict=True)
+    return as_stages(dict(zip(options, values, strict=True)) for values in columns)
 
 
 def conv_output_size(size: int | None, kernel_size: int, strides: int, padding: int) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_cvt import checkpoints, models
-from keras_cvt._files import check_file, replacing
+from keras_cvt._files import check_file, read_json, replacing
 from keras_cvt._model_files import load_model
 from keras_cvt.architecture import (
     VARIANTS,
@@ -143,7 +142,7 @@ def _stages(weights: Weights) -> Sequence[StageConfig]:
     if spec.is_file():
         # Strides may be others than the variant's, which has weights of the same shapes.
         try:
-            stages = stages_from_spec(json.loads(spec.read_text(encoding="utf-8")))
+            stages = stages_from_spec(read_json(spec))
         except ValueError:
             if known is None:
                 raise
@@ -154,8 +153,8 @@ def _stages(weights: Weights) -> Sequence[StageConfig]:
         return known
     raise ValueError(
         f"{weights.path} is {describe(found)}, which is no published variant: heads, strides "
-        "and paddings can't be seen in a checkpoint. Give its configuration (--spec FILE: the official "
-        "options or Hugging Face's config.json, as JSON)."
+        "and paddings can't be seen in a checkpoint. Give its configuration (--spec FILE: a list of "
+        "stages, the official options or Hugging Face's config.json, as JSON)."
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_cvt._validation import check_block
 from keras_cvt.architecture import StageConfig, as_stages, check_input_size, conv_output_size
 from keras_cvt.structure import structure_of
 
@@ -147,8 +146,6 @@ def described(
         token_only = structure.token_only
     else:
         stages = as_stages(model_or_stages)
-        for block in (block for stage in stages for block in stage.block_args()):
-            check_block(**block)
         shape = (224, 224, 3) if input_shape is None else tuple(input_shape)
         norm = bool(classes)
         token_only = norm and stages[-1].class_token

@@ -30,14 +30,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--spec",
         metavar="FILE",
-        help="the configuration of a model that is no published variant, as JSON: the official "
-        "options or Hugging Face's config.json",
+        help="the configuration of a model that is no published variant, as JSON: a list of "
+        "stages, the official options or Hugging Face's config.json",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    stages = designs.read_spec(arguments.spec) if arguments.spec else None
+    stages = designs.read_stages(arguments.spec) if arguments.spec else None
     _backend.start_quietly()
     from keras_cvt.conversion import convert
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from keras_cvt import _commands
 from keras_cvt._files import read_json
-from keras_cvt.architecture import VARIANTS, StageConfig, stages_from_spec, variant_named
+from keras_cvt.architecture import VARIANTS, StageConfig, stages_from_json, variant_named
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that `chosen` reads, and the image's size."""
     parser.add_argument(
         "model",
-        help="cvt13, cvt21 or cvtw24; or a .json file with another configuration: the official "
-        "options or Hugging Face's config.json",
+        help="cvt13, cvt21 or cvtw24; or a .json file with another configuration: a list of stages, "
+        "the official options, or Hugging Face's config.json",
     )
     parser.add_argument(
         "--image-size",
@@ -38,16 +38,16 @@ def chosen(model: str) -> tuple[str, Sequence[StageConfig]]:
         OSError: If the file can't be read.
     """
     if model.endswith(".json"):
-        return Path(model).stem, read_spec(model)
+        return Path(model).stem, read_stages(model)
     name = variant_named(model)
     return name, VARIANTS[name]
 
 
-def read_spec(path: str) -> list[StageConfig]:
-    """The stages of a spec: the official options, or Hugging Face's config.json.
+def read_stages(path: str) -> list[StageConfig]:
+    """The stages of a JSON file: a list of them, the official options, or Hugging Face's config.json.
 
     Raises:
-        ValueError: If the file has something else.
+        ValueError: If the file has something else, or stages of which no model can be made.
         OSError: If it can't be read.
     """
-    return stages_from_spec(read_json(Path(path)))
+    return stages_from_json(read_json(Path(path), (dict, list)))

@@ -11,7 +11,7 @@ from small_models import build, images
 
 import keras_cvt
 from keras_cvt import StageConfig, complexity
-from keras_cvt.architecture import as_stages
+from keras_cvt.architecture import as_stages, stages_from_json, stages_to_json
 from keras_cvt.structure import stage_configs
 from keras_cvt.weights import named_variables, names
 
@@ -57,6 +57,7 @@ stages = st.integers(1, 3).flatmap(lambda count: st.tuples(*(stage(i) for i in r
 def test_stages_go_through_json(configs):
     texts = json.dumps([dataclasses.asdict(config) for config in configs])
     assert as_stages(json.loads(texts)) == as_stages(configs)
+    assert stages_from_json(json.loads(json.dumps(stages_to_json(configs)))) == as_stages(configs)
 
 
 @given(stages)

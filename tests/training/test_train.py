@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("deterministic")
         (["--set", "logical_cpus=100000"], ["`logical_cpus`", "from 1 to 64"]),
         (["--set", "accumulation=7"], ["`batch_size`", "`accumulation`"]),
         (["--set", "crop_scale=0.5"], ["`crop_scale`", "0.08,1"]),
-        (["--set", "model=cvt13"], ["`dims`", "custom"]),
+        (["--set", "stages=[1]"], ["no such model", "Stage 0 must be"]),
         (["--set", "ema=1"], ["`ema`", "less than 1"]),
         (["--strategy", "miror"], ["mirrored"]),
         (["--set", "strategy=miror"], ["`strategy`", "'mirrored'"]),

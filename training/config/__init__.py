@@ -7,12 +7,13 @@ from training.config.augmentation import AugmentationConfig
 from training.config.config import Config
 from training.config.data import ORIENTATIONS, DataConfig
 from training.config.fields import ConfigError, check_choice
-from training.config.model import INITS, ModelConfig
+from training.config.model import CUSTOM, INITS, ModelConfig
 from training.config.optimization import OptimizationConfig
 from training.config.run import PRECISIONS, STRATEGIES, RunConfig
 from training.config.settings import override
 
 __all__ = [
+    "CUSTOM",
     "INITS",
     "ORIENTATIONS",
     "PRECISIONS",

@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from typing import Any
 
+from keras_cvt.architecture import check_input_size
 from training.config.augmentation import AugmentationConfig
 from training.config.data import DataConfig
 from training.config.fields import ConfigError, Section, key_of
@@ -53,6 +54,12 @@ class Config:
                 f"`batch_size` must be a multiple of `mix_images`. Received {batch_size} and "
                 f"{mix_images}."
             )
+        try:
+            check_input_size(
+                self.model.architecture(), (self.data.image_size, self.data.image_size, 3)
+            )
+        except ValueError as error:
+            raise ConfigError(f"There is no such model. {error}") from None
         shift, size = self.augmentation.max_shift, self.data.image_size
         if shift >= size:
             raise ConfigError(

@@ -49,6 +49,8 @@ def setting(
     key: str | None = None,
     may_change: bool = False,
     before: Any = dataclasses.MISSING,
+    read: Callable[[str], Any] | None = None,
+    words: str | None = None,
 ) -> Any:
     """Declares a field of a section.
 
@@ -61,6 +63,8 @@ def setting(
             computed, except for rounding.
         before: What a stored config without it means, which was made before there was this setting.
             Defaults to the default.
+        read: Makes a value of the text of `--set`, where the type does not say how.
+        words: What it may be; completes "must be ...". Defaults to the type in words.
     """
     metadata = {
         "within": within,
@@ -68,6 +72,8 @@ def setting(
         "key": key,
         "may_change": may_change,
         "before": before,
+        "read": read,
+        "words": words,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -85,7 +91,9 @@ class Section:
             value, within = getattr(self, field.name), field.metadata.get("within")
             kind = kinds(type(self))[field.name]
             # Of a config.json that was edited by hand, for one.
-            self.check(field.name, is_of(value, kind), describe(kind))
+            self.check(
+                field.name, is_of(value, kind), field.metadata.get("words") or describe(kind)
+            )
             if choices := field.metadata.get("choices"):
                 check_choice(f"`{key_of(field)}`", value, choices)
             if within is not None and value is not None:

@@ -8,8 +8,10 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from keras_cvt._files import json_text
 from training.config.config import KEYS, SECTIONS, Config
 from training.config.fields import ConfigError, check_choice, describe, kinds
+from training.config.model import CUSTOM
 
 
 def override(config: Config, overrides: Iterable[str]) -> Config:
@@ -18,7 +20,8 @@ def override(config: Config, overrides: Iterable[str]) -> Config:
     Args:
         overrides: Strings `key=value`; the last of one key counts. The setting's type decides how a
             value is read: an integer, a number, true or false, text, a tuple as values with commas
-            between them ("32,64"), and "none" where a setting may be None.
+            between them ("32,64"), JSON for `stages`, and "none" where a setting may be None. A variant
+            (`model`) or a list of `stages` takes the place of the whole model that the config has.
 
     Raises:
         ConfigError: For an unknown key, or a value that does not fit its setting.
@@ -31,11 +34,24 @@ def override(config: Config, overrides: Iterable[str]) -> Config:
         check_choice("The key of --set", key, list(KEYS))
         section, field = KEYS[key]
         kind = kinds(SECTIONS[section])[field.name]
+        read = field.metadata.get("read") or (lambda text, kind=kind: parse(text, kind))
         try:
-            changes[key] = parse(value.strip(), kind)
+            changes[key] = read(value.strip())
+        except ConfigError:
+            raise
         except ValueError:
-            raise ConfigError(f"`{key}` must be {describe(kind)}. Received {value!r}.") from None
-    return config.replace(**changes)
+            right = field.metadata.get("words") or describe(kind)
+            raise ConfigError(f"`{key}` must be {right}. Received {value!r}.") from None
+    return config.replace(**{**_replaced(changes), **changes})
+
+
+def _replaced(changes: dict[str, Any]) -> dict[str, Any]:
+    """What goes with the config's model if another is chosen: a variant, or a list of stages."""
+    if isinstance(changes.get("stages"), list):
+        return {"model": CUSTOM, "dims": (), "depths": (), "heads": ()}
+    if changes.get("model", CUSTOM) != CUSTOM:
+        return {"dims": (), "depths": (), "heads": (), "stages": ()}
+    return {"stages": ()} if "dims" in changes else {}
 
 
 def parse(text: str, kind: Any) -> Any:
@@ -55,6 +71,8 @@ def parse(text: str, kind: Any) -> Any:
 
 def as_text(value: Any) -> str:
     """A setting's value as `override` reads it."""
+    if isinstance(value, dict) or (isinstance(value, (tuple, list)) and dict in map(type, value)):
+        return json_text(value)
     if isinstance(value, (tuple, list)):
         return ",".join(map(as_text, value))
     if isinstance(value, bool):

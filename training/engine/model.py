@@ -8,7 +8,7 @@ import keras
 
 import keras_cvt
 from keras_cvt import models
-from training.config import INITS, Config, ConfigError, ModelConfig
+from training.config import CUSTOM, INITS, Config, ConfigError
 
 
 def build_model(
@@ -39,29 +39,11 @@ def build_model(
     if INITS[model.init] is not None:
         options["kernel_initializer"] = INITS[model.init]
     try:
-        if model.variant != "custom":
-            if model.drop_path_rate is not None:
-                options["drop_path_rate"] = model.drop_path_rate
-            return models.constructor(model.variant)(**options)
-        return keras_cvt.CvT(_stages(model), **options)
+        if model.variant == CUSTOM or model.stages:
+            return keras_cvt.CvT(model.architecture(), **options)
+        # By its name it finds the weights that are published for it.
+        if model.drop_path_rate is not None:
+            options["drop_path_rate"] = model.drop_path_rate
+        return models.constructor(model.variant)(**options)
     except (ValueError, OSError) as error:
         raise ConfigError(f"There is no such model. {error}") from error
-
-
-def _stages(model: ModelConfig) -> list[keras_cvt.StageConfig]:
-    """The stages of a custom CvT."""
-    last = len(model.dims) - 1
-    size, stride, padding = model.patch
-    first = {"patch_size": size, "patch_stride": stride, "patch_padding": padding}
-    shapes = zip(model.dims, model.depths, model.heads, strict=True)
-    return [
-        keras_cvt.StageConfig(
-            embed_dim=dim,
-            depth=depth,
-            num_heads=heads,
-            class_token=i == last,
-            drop_path_rate=(model.drop_path_rate or 0.0) if i == last else 0.0,
-            **(first if i == 0 else {}),
-        )
-        for i, (dim, depth, heads) in enumerate(shapes)
-    ]

@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 import keras_cvt
+from keras_cvt.architecture import stages_to_json
 from training.config import Config
 from training.engine.state import Progress
 from training.engine.step import Trainer
@@ -33,6 +34,7 @@ def make_report(
         strategy: The devices in words.
     """
     counted = trainer.counted("top1")
+    cost = keras_cvt.complexity(trainer.cvt)
     seconds = statistics.median(epoch["training_seconds"] for epoch in progress.epochs)
     return {
         "top1": result["top1"],
@@ -47,7 +49,9 @@ def make_report(
         "steps": progress.step,
         "attempts": progress.attempt + 1,
         "damaged_images": sorted(progress.damaged),
-        "parameters": keras_cvt.complexity(trainer.cvt).parameters,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "stages": stages_to_json(config.model.architecture()),
         "seed": config.run.seed,
         "precision": precision,
         "evaluation_precision": trainer.cvt.dtype_policy.name,

@@ -64,8 +64,12 @@ def test_command(tmp_path, capsys):
         (["cvt13", "--output", "there.svg"], "there.svg exists and is kept"),
         (["cvt31", "--output", "a.svg"], "Did you mean 'cvt"),
         (["none.json", "--output", "a.svg"], "none.json"),
+        (["text.json", "--output", "a.svg"], "text.json must have a JSON object or a list"),
         (["cut_off.json", "--output", "a.svg"], "cut_off.json is not a JSON file"),
-        (["list.json", "--output", "a.svg"], "list.json must have a JSON object"),
+        (
+            ["list.json", "--output", "a.svg"],
+            "Stage 0 must be a StageConfig or a dict of its fields. Received 1.",
+        ),
         (
             ["cvt13", "--output", "a.svg", "--classes", "0"],
             "--classes: must be an integer, at least 1",
@@ -75,7 +79,12 @@ def test_command(tmp_path, capsys):
 )
 def test_wrong_use(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    files = {"there.svg": "mine", "cut_off.json": '{"DIM_EMBED": ', "list.json": "[1]"}
+    files = {
+        "there.svg": "mine",
+        "cut_off.json": '{"DIM_EMBED": ',
+        "list.json": "[1]",
+        "text.json": "1",
+    }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert main(["draw", *arguments]) == 2

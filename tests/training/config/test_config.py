@@ -27,7 +27,7 @@ def test_a_stored_config_is_read_and_written_as_before(name):
 
 def test_a_key_belongs_to_exactly_one_section():
     fields = [(name, f) for name, part in SECTIONS.items() for f in dataclasses.fields(part)]
-    assert len(KEYS) == len(fields) == 57
+    assert len(KEYS) == len(fields) == 58
     assert set(KEYS) == set(STORED["digits"])
     # What a key changes is its own field and nothing else.
     config = configs.load("digits")
