@@ -27,7 +27,7 @@ from pathlib import Path
 from keras_cvt import _backend
 from keras_cvt._files import check_folder, check_new, is_disk_fault
 from keras_cvt._messages import one_line
-from keras_cvt.images.preprocessing import SMALLEST_CROP
+from keras_cvt.images.preprocessing import LARGEST_SIDE, SMALLEST_CROP
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 CLOSED = 141  # as of a program that SIGPIPE ends
@@ -92,6 +92,7 @@ def exit_status(
 ) -> int:
     """Does what `command` does, at once."""
     statuses = {UsageError: WRONG_USE, **statuses}
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_AS_IT_CAN_BE)
     try:
@@ -120,6 +121,16 @@ def exit_status(
             raise
         _tell(f"{getattr(error, 'program', '') or program}: error: {told or one_line(error)}")
         return known[0]
+
+
+def _open_closed_streams() -> None:
+    """Gives a process that was started without standard output or error (`>&-`) one that takes all.
+
+    Otherwise the next file that is opened would be in its place, and be written into.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _as_it_can_be(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -190,8 +201,11 @@ def image_size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither SIZE nor HEIGHTxWIDTH, as in 384x512"
         )
-    if not all(map(int, parts)):
-        raise argparse.ArgumentTypeError(f"{text!r}: an image has at least one pixel")
+    # By the digits first: Python refuses to read thousands of them.
+    if not all(len(part) < 9 and 1 <= int(part) <= LARGEST_SIDE for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"must be from 1 to {LARGEST_SIDE} pixels a side. Received {text!r}."
+        )
     return int(parts[0]), int(parts[-1])
 
 

@@ -85,12 +85,26 @@ def _train(arguments: argparse.Namespace) -> None:
         if report is not None:
             print(f"{run_dir} is finished already: nothing to train.")
         else:
+            _check_compilation(config)
             print(f"Run {run_dir}: starting TensorFlow.", flush=True)
             startup.quiet_tensorflow()
             startup.make_deterministic()
             report = train(config, run_dir, resume)
     if report is not None:
         print(summary(report, run_dir))
+
+
+def _check_compilation(config: Config) -> None:
+    """Refuses what `startup.make_deterministic` would make Keras pass over.
+
+    Raises:
+        ConfigError: If XLA is asked for.
+    """
+    if config.run.jit_compile and config.run.strategy != "tpu":
+        raise ConfigError(
+            "`jit_compile` must be false, but on TPUs: a run is to give the same bits each time, and "
+            "Keras does without XLA where TensorFlow's operations are deterministic. Received True."
+        )
 
 
 @contextlib.contextmanager

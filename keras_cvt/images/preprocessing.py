@@ -23,6 +23,7 @@ STD = (0.229, 0.224, 0.225)
 WHOLE_FROM = 384
 OFFICIAL_CROP = 0.875
 SMALLEST_CROP = 0.01  # the whole picture is then resized to a hundred times the size of the result
+LARGEST_SIDE = 65_535  # pixels, as of a JPEG
 
 
 @dataclasses.dataclass(frozen=True)

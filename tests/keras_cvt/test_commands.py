@@ -91,7 +91,11 @@ def test_interrupted(stop, said, capsys):
         (_commands.integer(0), {"0": 0, "12": 12}, ("-1", "1.0", "one", "")),
         (_commands.number(0), {"0": 0, "1e-3": 0.001}, ("-1", "nan", "inf", "one")),
         (_commands.number(above=0), {"0.5": 0.5}, ("0", "-1", "nan", "inf")),
-        (_commands.image_size, {"384": (384, 384), "64x96": (64, 96)}, ("0", "x", "1x2x3", "-1")),
+        (
+            _commands.image_size,
+            {"384": (384, 384), "64x96": (64, 96)},
+            ("0", "x", "1x2x3", "-1", "65536", "9x99999999", "9" * 5000),
+        ),
         (
             _commands.crop,
             {"0.875": 0.875, "1": 1.0, "none": "none", "official": "official"},
@@ -199,3 +203,17 @@ def test_standard_output_that_takes_nothing_more(lines):
             process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert process.returncode == 1
         assert process.stderr == "programs.one: error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a shell's output")
+def test_standard_output_that_was_closed_before(tmp_path):
+    """Python then has no `sys.stdout`, and the next file that is opened takes its number."""
+    program = PRINTS.replace("def main():", "def main():\n    file = open('table.csv', 'w')")
+    program = program.replace("    for", "    os.write(1, b'from a library')\n    for")
+    command = [sys.executable, "-c", "import os" + program, "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for closed in (">&-", ">&- 2>&-"):
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+        process = subprocess.run(shell, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+        assert (process.returncode, process.stderr) == (0, b"")
+        assert (tmp_path / "table.csv").read_text() == ""

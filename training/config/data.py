@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_cvt.images.preprocessing import OFFICIAL_CROP
-from training.config.fields import AT_LEAST_0, AT_LEAST_1, CROP, Section, setting
+from training.config.fields import AT_LEAST_0, CROP, SIDE, Section, setting
 
 ORIENTATIONS = ("exif", "ignore")
 
@@ -35,7 +35,7 @@ class DataConfig(Section):
     """
 
     source: str
-    image_size: int = setting(within=AT_LEAST_1)
+    image_size: int = setting(within=SIDE)
     validation_source: str | None = None
     train_split: str | None = None
     validation_split: str | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import struct
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_cvt._messages import did_you_mean
-from keras_cvt.images.preprocessing import SMALLEST_CROP
+from keras_cvt.images.preprocessing import LARGEST_SIDE, SMALLEST_CROP
 
 
 class ConfigError(ValueError):
@@ -33,11 +34,13 @@ class Range:
 AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
 AT_LEAST_0 = Range("at least 0", lambda value: value >= 0)
 MORE_THAN_0 = Range("more than 0", lambda value: value > 0)
+AT_LEAST_1_INT32 = Range("at least 1 and less than 2**31", lambda value: 1 <= value < 2**31)
+SIDE = Range(f"from 1 to {LARGEST_SIDE}", lambda value: 1 <= value <= LARGEST_SIDE)
 INT32 = Range("at least 0 and less than 2**31", lambda value: 0 <= value < 2**31)
 FROM_0_TO_1 = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 LESS_THAN_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
 BETWEEN_0_AND_1 = Range("more than 0 and less than 1", lambda value: 0 < value < 1)
-CROP = Range(f"from {SMALLEST_CROP} to 1", lambda value: SMALLEST_CROP <= value <= 1)
+CROP = Range(f"from {SMALLEST_CROP} to 1", lambda value: as_float32(SMALLEST_CROP) <= value <= 1)
 FROM_1_TO_64 = Range("from 1 to 64", lambda value: 1 <= value <= 64)
 
 
@@ -98,12 +101,41 @@ class Section:
                 check_choice(f"`{key_of(field)}`", value, choices)
             if within is not None and value is not None:
                 self.check(field.name, within.holds(value), within.text)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float):
+                    self._check_float32(field.name, number, within)
+
+    def _check_float32(self, name: str, number: float, within: Range | None) -> None:
+        """Refuses a number of a field that float32, in which it is computed with, has no number for.
+
+        It would be infinite, or 0 and so have no effect, or 1 where 1 is out of range.
+        """
+        right = f"a number that float32 has, from {_SMALLEST:.3g} to {_LARGEST:.3g} in size"
+        self.check(name, is_float32(number), right)
+        single = as_float32(number)
+        if within is not None:
+            right = f"{within.text}, also as float32, where it is {single:g}"
+            self.check(name, within.holds(single), right)
 
     def check(self, name: str, holds: bool, right: str) -> None:
         """Raises a ConfigError unless `holds`: the field `name` must be what `right` says."""
         if not holds:
             key = next(key_of(f) for f in dataclasses.fields(self) if f.name == name)
             raise ConfigError(f"`{key}` must be {right}. Received {getattr(self, name)!r}.")
+
+
+def as_float32(number: float) -> float:
+    """The number of float32 that is nearest to one that is not too large for it."""
+    return struct.unpack("f", struct.pack("f", number))[0]
+
+
+def is_float32(number: float) -> bool:
+    """Whether float32 has a number for this one: neither 0 nor infinity where it is neither."""
+    return number == 0 or _SMALLEST <= abs(number) <= _LARGEST
+
+
+# TensorFlow takes what is smaller than float32's normal numbers for 0.
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
 
 
 @functools.cache

@@ -7,11 +7,13 @@ import dataclasses
 from training.config.fields import (
     AT_LEAST_0,
     AT_LEAST_1,
+    AT_LEAST_1_INT32,
     BETWEEN_0_AND_1,
     LESS_THAN_1,
     MORE_THAN_0,
     ConfigError,
     Section,
+    is_float32,
     setting,
 )
 
@@ -55,7 +57,7 @@ class OptimizationConfig(Section):
     steps: int | None = setting(None, AT_LEAST_1)
     optimizer: str = setting("adamw", choices=OPTIMIZERS)
     momentum: float = setting(0.9, LESS_THAN_1)
-    learning_rate_images: int | None = setting(None, AT_LEAST_1)
+    learning_rate_images: int | None = setting(None, AT_LEAST_1_INT32)
     warmup_epochs: float = setting(0, AT_LEAST_0)
     cooldown_epochs: int = setting(0, AT_LEAST_0)
     warmup_learning_rate: float = setting(1e-6, AT_LEAST_0)
@@ -80,6 +82,17 @@ class OptimizationConfig(Section):
                 f"`batch_size` must be a multiple of `accumulation`. Received {self.batch_size} and "
                 f"{self.accumulation}."
             )
+        if not is_float32(self.peak_learning_rate):
+            raise ConfigError(
+                "`learning_rate` times `batch_size` / `learning_rate_images` must be a number that "
+                f"float32 has. Received: {self.learning_rate:g} * {self.batch_size} / "
+                f"{self.learning_rate_images}."
+            )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The largest learning rate of the run: `learning_rate`, scaled with the batch."""
+        return self.learning_rate * self.batch_size / (self.learning_rate_images or self.batch_size)
 
     def decay_steps(self, steps_per_epoch: int) -> int:
         """Steps until the learning rate has decayed; the cool-down follows."""

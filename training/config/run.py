@@ -19,7 +19,8 @@ class RunConfig(Section):
         seed: Of the initial weights, the order and augmentation of the images, and the drop path.
         precision: "float32", "bfloat16" or "float16" of activations (weights are float32), or "auto":
             bfloat16 where GPUs or TPUs have it.
-        jit_compile: Whether XLA compiles the steps on one device. TPUs always do.
+        jit_compile: Whether XLA compiles the steps on one device. TPUs always do. `training.train`
+            refuses it elsewhere: Keras does without XLA where operations are deterministic.
         strategy: One of `STRATEGIES`, see `training.distribute`.
         logical_cpus: As how many devices TensorFlow sees the CPU; more than one is for trying
             "mirrored" without GPUs.

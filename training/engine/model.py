@@ -46,4 +46,4 @@ def build_model(
             options["drop_path_rate"] = model.drop_path_rate
         return models.constructor(model.variant)(**options)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"There is no such model. {error}") from error
+        raise ConfigError(f"The model can't be made. {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from keras_cvt import architecture
 from keras_cvt.images.preprocessing import size_and_crop
 from training.config.data import DataConfig
-from training.config.fields import AT_LEAST_1, Section, setting
+from training.config.fields import AT_LEAST_1, SIDE, Section, setting
 from training.config.run import PRECISIONS
 
 VARIANTS = {name.lower(): name for name in architecture.VARIANTS}
@@ -47,7 +47,7 @@ class Settings(Section):
     labels: Sequence[str] | None = None
     split: str | None = None
     data_dir: str | None = None
-    image_size: int | None = setting(None, AT_LEAST_1)
+    image_size: int | None = setting(None, SIDE)
     crop: float | str | None = None
     orientation: str | None = None
     batch_size: int = setting(64, AT_LEAST_1)

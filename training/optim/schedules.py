@@ -92,9 +92,8 @@ def schedule(config: Config, steps_per_epoch: int) -> WarmupCosine:
             f"`warmup_epochs` must be less than the run, of {total_steps / steps_per_epoch:.3g} "
             f"epochs. Received {asked.warmup_epochs:g}."
         )
-    scale = asked.batch_size / (asked.learning_rate_images or asked.batch_size)
     return WarmupCosine(
-        asked.learning_rate * scale,
+        asked.peak_learning_rate,
         total_steps=total_steps,
         warmup_steps=warmup_steps,
         initial=asked.warmup_learning_rate,

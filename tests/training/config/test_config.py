@@ -86,11 +86,45 @@ def test_unknown_and_missing_settings_are_type_errors():
         ({"flip": 1.5}, "`flip` must be from 0 to 1. Received 1.5."),
         ({"mix_images": 7}, "`batch_size` must be a multiple of `mix_images`. Received 64 and 7."),
         ({"seed": 2**31}, r"`seed` must be at least 0 and less than 2\*\*31"),
+        ({"image_size": 10**12}, "`image_size` must be from 1 to 65535. Received 1000000000000."),
+        # 0 or infinite in float32, in which TensorFlow computes
+        ({"clip_norm": 1e-300}, r"`clip_norm` must be a number that float32 has.*Received 1e-300"),
+        ({"learning_rate": 1e39}, "`learning_rate` must be a number that float32 has"),
+        ({"epsilon": 1e-46}, "`epsilon` must be a number that float32 has"),
+        ({"weight_decay": 1e-40}, "`weight_decay` must be a number that float32 has"),  # subnormal
+        (
+            {"crop_scale": (1e-50, 1.0), "max_shift": 0},
+            "`crop_scale` must be a number that float32",
+        ),
+        (
+            {"ema": 1 - 1e-9},
+            "`ema` must be .* less than 1, also as float32, where it is 1. Received",
+        ),
+        ({"momentum": 1 - 1e-9}, "`momentum` must be .* less than 1, also as float32"),
+        (
+            {"learning_rate": 1e38, "learning_rate_images": 1},
+            r"`learning_rate` times `batch_size` / `learning_rate_images` .*: 1e\+38 \* 64 / 1.",
+        ),
+        (
+            {"learning_rate": 1e-36, "learning_rate_images": 2**30},
+            "`learning_rate` times `batch_size` / `learning_rate_images` must be a number that float32",
+        ),
+        (
+            {"learning_rate_images": 10**400},
+            "`learning_rate_images` must be at least 1 and less than",
+        ),
     ],
 )
 def test_wrong_values_are_named_by_their_keys(settings, message):
     with pytest.raises(ConfigError, match=message):
         configs.load("digits").replace(**settings)
+
+
+def test_the_ends_of_a_range_are_in_it_as_float32_too():
+    config = configs.load("digits").replace(
+        evaluation_crop=0.01, flip=1.0, mixup=0.0, clip_norm=1.2e-38, max_loss=3e38
+    )
+    assert config.data.evaluation_crop == 0.01 and config.optimization.clip_norm == 1.2e-38
 
 
 def test_a_config_stored_before_there_was_orientation_means_what_was_done_then():
