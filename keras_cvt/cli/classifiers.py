@@ -123,9 +123,9 @@ def open_classifier(arguments: argparse.Namespace) -> Classifier:
     given = _commands.read_labels(arguments.labels)
     if given is not None and arguments.top is not None:
         _check_top(arguments.top, len(given))  # before weights are fetched
-    from keras_cvt import classification
-
     model, image_size, crop = open_model(arguments, given)
+    from keras_cvt import classification  # imports Keras, which `open_model` starts quietly
+
     model = classification.with_probabilities(model)
     image_size = _checked(arguments.model, model, image_size)
     preprocessing = classification.preprocessing_for(model, image_size, crop)

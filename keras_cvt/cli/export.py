@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from keras_cvt import _commands, export
+from keras_cvt import _backend, _commands, export
 from keras_cvt.cli import classifiers
 
 # Of `keras_cvt.export.export`, and known before the model is there.
@@ -77,6 +77,8 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
+    if arguments.format in export.FORMATS:  # else it is refused, for which nobody is to wait
+        _backend.start_quietly()
     # What can be known before the model is there: it may be a download of a gigabyte.
     export.check(arguments.format, arguments.output, **options)
     labels = _commands.read_labels(arguments.labels)

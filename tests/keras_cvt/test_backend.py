@@ -96,6 +96,37 @@ def test_the_library_without_its_backend():
     assert len(run.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "--model", "a.keras", "a.jpg"),
+        ("predict", "--model", "cvt13", "a.jpg"),
+        ("explain", "--model", "a.keras", "a.jpg", "--output", "a.png"),
+        ("export", "--model", "a.keras", "--format", "savedmodel", "--output", "a"),
+        ("convert", "a.pth", "a.keras"),
+        ("summary", "cvt13"),
+        ("draw", "cvt13", "--output", "a.svg"),
+    ],
+    ids=" ".join,
+)
+def test_no_command_imports_keras_before_what_is_installed_was_checked(arguments, tmp_path):
+    """Else TensorFlow's messages bury those of the command, and what does not fit is not named."""
+    program = (
+        "import sys\nfrom keras_cvt import _backend, cli\n"
+        "def started(): sys.exit(f'Keras is there: {\"keras\" in sys.modules}')\n"
+        "_backend.start_quietly = started\ncli.main(sys.argv[1:])"
+    )
+    (tmp_path / "a.jpg").touch()
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stderr == "Keras is there: False\n"
+
+
 def test_no_metadata_server_is_not_waited_for(monkeypatch, capsys):
     installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.30")
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
