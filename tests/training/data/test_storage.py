@@ -61,6 +61,9 @@ class Copy:
             batches = batches.as_numpy_iterator()
         return np.concatenate([batch[0] for batch in batches])
 
+    def read_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return data.evaluation_arrays(self._config, self._images)
+
 
 @pytest.mark.parametrize(
     "case",
@@ -104,6 +107,14 @@ def test_a_file_that_stays_away_is_no_damaged_image(originals, tmp_path, monkeyp
     assert str(damaged.error) == f"{copy.file} can't be read: No such file or directory."
     said = [line for line in capfd.readouterr().err.splitlines() if "Trying again" in line]
     assert said and {*said} == {f"{copy.file} can't be read. Trying again, for 68 s."}
+
+
+def test_arrays_for_evaluation_name_the_file_that_stays_away(originals, tmp_path, monkeypatch):
+    copy = Copy(originals, tmp_path / "copy", "folder", "validation")
+    monkeypatch.setattr(storage, "DELAYS", (0.01,))
+    copy.file.unlink()
+    with pytest.raises(StorageError, match="can't be read: No such file or directory.$"):
+        copy.read_arrays()
 
 
 def test_a_damaged_image_is_not_waited_for(originals, tmp_path, capfd):
