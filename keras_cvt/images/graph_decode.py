@@ -119,7 +119,9 @@ def _decode_common(data: tf.Tensor, box: Box | None) -> tf.Tensor:
 def _decode_jpeg(
     data: tf.Tensor, box: Box | None, upright: bool, otherwise: Callable[[], tf.Tensor]
 ) -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(data)
+    # Where a file is cut off within its header, libjpeg would write several lines to standard error.
+    with tf.control_dependencies([tf.debugging.Assert(_has_scan(data), ["A JPEG of no pixels."])]):
+        shape = tf.io.extract_jpeg_shape(data)
     inks = shape[2] == 4
     adobe = tf.cond(
         inks, lambda: _jpeg_segment(data, _APP14, b"Adobe") != b"", lambda: tf.constant(True)
@@ -149,6 +151,12 @@ def _decode_jpeg(
         )
 
     return tf.cond(adobe, part, otherwise)
+
+
+def _has_scan(data: tf.Tensor) -> tf.Tensor:
+    """Tells whether a JPEG goes on behind its header, as far as can be said without reading it."""
+    scan = bytes([0xFF, _SCAN])
+    return _is_complete(data) | (tf.size(tf.strings.split(data, scan, maxsplit=1)) > 1)
 
 
 def _is_complete(data: tf.Tensor) -> tf.Tensor:

@@ -54,7 +54,7 @@ def load_image(
     The picture is turned upright (EXIF orientation), made 8-bit RGB, resized with Pillow's bicubic
     filter, and cropped. What becomes of the kinds of pictures:
 
-    - gray, 1-bit, palette, CMYK (Adobe's inverted form too): converted to RGB by Pillow; color
+    - gray, 1-bit, palette, CMYK (in Adobe's inverted form): converted to RGB by Pillow; color
       profiles are ignored. `docs/pictures.md` has all formats.
     - transparent: laid on white. The official loader drops the alpha channel, which uncovers
       whatever color happens to lie below it. Opaque pictures come out the same either way.
