@@ -47,6 +47,8 @@ EXTRAS = {
     "torch": ["torch>=2.5"],
     # python -m training.*: data sets, keras-cv's augmentation, the digits and the curves
     "train": TRAIN,
+    # python -m training.search, beside "train"
+    "search": ["optuna>=5,<6"],  # each major version changes what a study keeps
     # keras-cvt export: the converters, and the runtimes in which each file is verified
     "export": EXPORT,
     # pictures: plot_attention and keras-cvt explain

@@ -23,6 +23,7 @@ _EXTRAS = {
     "keras_cv": "train",
     "sklearn": "train",
     "matplotlib": "plot",
+    "optuna": "search",
     "tensorboard": "train",
     "ai_edge_litert": "export",
     "tf2onnx": "export",

@@ -74,6 +74,11 @@ def calls(graph: keras.Function) -> list[Call]:
     ]
 
 
+def takes_training(operation: Any) -> bool:
+    """Whether an operation is a layer whose call has the argument `training`."""
+    return isinstance(operation, keras.Layer) and operation._call_has_training_arg
+
+
 def run_graph(
     graph: keras.Function, inputs: Any, call: Callable[..., Any] = lambda op, *a, **k: op(*a, **k)
 ) -> Any:

@@ -57,15 +57,18 @@ CANNOT_GO_ON = 3
 WORKER_LOST = 75  # "temporary failure" among the conventional exit statuses
 
 
+STATUSES = {
+    ConfigError: WRONG_USE,
+    RunError: CANNOT_GO_ON,
+    WorkerLost: WORKER_LOST,
+    DataLost: FAILED,
+    OSError: FAILED,
+}
+
+
 @command(
     "training.train",
-    {
-        ConfigError: WRONG_USE,
-        RunError: CANNOT_GO_ON,
-        WorkerLost: WORKER_LOST,
-        DataLost: FAILED,
-        OSError: FAILED,
-    },
+    STATUSES,
     interrupted="The same command goes on after the last checkpoint.",
 )
 def main(argv: Sequence[str] | None = None) -> None:

@@ -137,6 +137,10 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
         class_token_only: computes and returns the class token alone, for about the cost of its own
             row. In training the queries' BatchNorm still sees the map, so that its statistics and
             every gradient are those of the full computation.
+        key_mask: None, or bool (height, width) of the keys' map: which of its places there are. With
+            every second of each row and column, the result is that of a stride twice as long, but for
+            the statistics of BatchNorm in training, which are those of all places. The class token is
+            always there.
 
     Returns:
         The new map; with a class token (map, class token); with `class_token_only` the class token.
@@ -213,11 +217,15 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
         for dense in (self.proj_q, self.proj_k, self.proj_v, self.proj):
             dense.build((None, None, self.embed_dim))
 
-    def call(self, x, class_token=None, class_token_only=False, training=None):
+    def call(self, x, class_token=None, class_token_only=False, key_mask=None, training=None):
         q, k, v, q_map = self._tokens(x, class_token, class_token_only, training)
+        if key_mask is not None:
+            key_mask = ops.reshape(key_mask, (-1,))
+            if class_token is not None:
+                key_mask = ops.concatenate([ops.ones((1,), "bool"), key_mask])
 
         def attend(q, k, v):
-            return self._attend(q, k, v, training)
+            return self._attend(q, k, v, key_mask, training)
 
         y = call_recomputing(attend, q, k, v, recompute=self.recompute and training)
 
@@ -263,15 +271,18 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
         v = self._join(self._convolve(self.conv_proj_v, x, training), class_token)
         return q, k, v, q_map
 
-    def _weights(self, q, k):
+    def _weights(self, q, k, key_mask=None):
         # Scaling the queries, not the scores, touches fewer numbers and can't overflow float16.
         q = self.proj_q(q)
         q = self._split_heads(q if self.deployed else q * self.embed_dim**-0.5)
         scores = ops.matmul(q, ops.transpose(self._split_heads(self.proj_k(k)), (0, 1, 3, 2)))
-        return ops.softmax(ops.cast(scores, at_least_float32(self.compute_dtype)))
+        scores = ops.cast(scores, at_least_float32(self.compute_dtype))
+        if key_mask is not None:
+            scores = ops.where(key_mask, scores, -float("inf"))
+        return ops.softmax(scores)
 
-    def _attend(self, q, k, v, training):
-        weights = ops.cast(self._weights(q, k), self.compute_dtype)
+    def _attend(self, q, k, v, key_mask, training):
+        weights = ops.cast(self._weights(q, k, key_mask), self.compute_dtype)
         weights = self.attn_drop(weights, training=training)
         y = ops.matmul(weights, self._split_heads(self.proj_v(v)))
         y = ops.transpose(y, (0, 2, 1, 3))
@@ -298,7 +309,9 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
             map_shape = self.conv_proj_q.compute_output_shape(map_shape)
         return map_shape if class_token_shape is None else (map_shape, tuple(class_token_shape))
 
-    def compute_output_spec(self, x, class_token=None, class_token_only=False, training=None):
+    def compute_output_spec(
+        self, x, class_token=None, class_token_only=False, key_mask=None, training=None
+    ):
         token_shape = None if class_token is None else class_token.shape
         return self._spec(self.compute_output_shape(x.shape, token_shape, class_token_only))
 

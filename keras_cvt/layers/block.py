@@ -33,9 +33,11 @@ class MLP(Composite):
 
     Call arguments:
         x: (..., channels).
+        hidden_mask: None, or bool (hidden_dim,): which hidden units there are. Without the others, the
+            result is that of a narrower MLP.
 
     Returns:
-        A tensor of the same shape.
+        A tensor of the shape of `x`.
 
     Source: official `Mlp`.
     """
@@ -67,8 +69,10 @@ class MLP(Composite):
         self.fc1.build(x_shape)
         self.fc2.build((*x_shape[:-1], self.hidden_dim))
 
-    def call(self, x, training=None):
+    def call(self, x, hidden_mask=None, training=None):
         x = self.drop(self.activation(self.fc1(x)), training=training)
+        if hidden_mask is not None:
+            x = x * ops.cast(hidden_mask, x.dtype)
         return self.drop(self.fc2(x), training=training)
 
     def compute_output_shape(self, x_shape):
@@ -111,6 +115,8 @@ class CvTBlock(ExplicitShapes, Composite):
         class_token: None, or (batch, 1, embed_dim).
         class_token_only: computes and returns the class token alone, which is all that a
             classifier needs of its last block.
+        key_mask: as in `ConvProjectionAttention`.
+        hidden_mask: as in `MLP`.
 
     Returns:
         The new map; with a class token (map, class token); with `class_token_only` the class token.
@@ -207,12 +213,23 @@ class CvTBlock(ExplicitShapes, Composite):
         self.norm2.build(x_shape)
         self.mlp.build(x_shape)
 
-    def call(self, x, class_token=None, class_token_only=False, training=None):
+    def call(
+        self,
+        x,
+        class_token=None,
+        class_token_only=False,
+        key_mask=None,
+        hidden_mask=None,
+        training=None,
+    ):
         # The map and the class token go through norms and MLP as they are: joining them into one
         # sequence and parting them again would copy the map twice.
         tokens = [x] if class_token is None else [x, class_token]
         branch = self.attn(
-            *[self.norm1(t) for t in tokens], class_token_only=class_token_only, training=training
+            *[self.norm1(t) for t in tokens],
+            class_token_only=class_token_only,
+            key_mask=key_mask,
+            training=training,
         )
         branch = list(branch) if isinstance(branch, tuple) else [branch]
         if class_token_only:
@@ -220,7 +237,7 @@ class CvTBlock(ExplicitShapes, Composite):
         tokens = self._add(tokens, branch, training)
 
         def mlp(x):
-            return self.mlp(self.norm2(x), training=training)
+            return self.mlp(self.norm2(x), hidden_mask=hidden_mask, training=training)
 
         branch = [call_recomputing(mlp, t, recompute=self.recompute and training) for t in tokens]
         tokens = self._add(tokens, branch, training)
@@ -233,7 +250,15 @@ class CvTBlock(ExplicitShapes, Composite):
     def compute_output_shape(self, x_shape, class_token_shape=None, class_token_only=False):
         return self.attn.compute_output_shape(x_shape, class_token_shape, class_token_only)
 
-    def compute_output_spec(self, x, class_token=None, class_token_only=False, training=None):
+    def compute_output_spec(
+        self,
+        x,
+        class_token=None,
+        class_token_only=False,
+        key_mask=None,
+        hidden_mask=None,
+        training=None,
+    ):
         token_shape = None if class_token is None else class_token.shape
         return self._spec(self.compute_output_shape(x.shape, token_shape, class_token_only))
 

@@ -10,12 +10,14 @@ from training.config.fields import ConfigError, check_choice
 from training.config.model import CUSTOM, INITS, ModelConfig
 from training.config.optimization import OptimizationConfig
 from training.config.run import PRECISIONS, STRATEGIES, RunConfig
+from training.config.search import PAPERS_SPACE, SearchConfig
 from training.config.settings import override
 
 __all__ = [
     "CUSTOM",
     "INITS",
     "ORIENTATIONS",
+    "PAPERS_SPACE",
     "PRECISIONS",
     "STRATEGIES",
     "AugmentationConfig",
@@ -25,6 +27,7 @@ __all__ = [
     "ModelConfig",
     "OptimizationConfig",
     "RunConfig",
+    "SearchConfig",
     "check_choice",
     "override",
 ]

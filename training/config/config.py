@@ -1,4 +1,4 @@
-"""A training run's settings: five sections, and one flat name for each setting."""
+"""A training run's settings: six sections, and one flat name for each setting."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from training.config.fields import ConfigError, Section, key_of
 from training.config.model import ModelConfig
 from training.config.optimization import OptimizationConfig
 from training.config.run import RunConfig
+from training.config.search import SearchConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Config:
         model: Which CvT is trained, and from which weights.
         optimization: The steps: how many, of what size, and what the optimizer does in each.
         run: Devices, randomness, checkpoints, and when the run stops.
+        search: What `training.search` looks through, and how long.
 
     Example:
         config = training.config.load("digits", ["epochs=3"])
@@ -41,6 +43,7 @@ class Config:
     model: ModelConfig
     optimization: OptimizationConfig
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
 
     def __post_init__(self):
         """Refuses sections that do not fit together; each has checked itself.

@@ -31,6 +31,7 @@ class Range:
     holds: Callable[[Any], bool]
 
 
+AT_LEAST_2 = Range("at least 2", lambda value: value >= 2)
 AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
 AT_LEAST_0 = Range("at least 0", lambda value: value >= 0)
 MORE_THAN_0 = Range("more than 0", lambda value: value > 0)
@@ -41,6 +42,7 @@ FROM_0_TO_1 = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 LESS_THAN_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
 BETWEEN_0_AND_1 = Range("more than 0 and less than 1", lambda value: 0 < value < 1)
 CROP = Range(f"from {SMALLEST_CROP} to 1", lambda value: as_float32(SMALLEST_CROP) <= value <= 1)
+PERCENT = Range("more than 0 and less than 100", lambda value: 0 < value < 100)
 FROM_1_TO_64 = Range("from 1 to 64", lambda value: 1 <= value <= 64)
 
 

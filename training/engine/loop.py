@@ -8,7 +8,7 @@ import itertools
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def train_run(
     run_dir: Path,
     resume: Sequence[RunCheckpoints],
     strategy: tf.distribute.Strategy,
+    trainer: Callable[..., Trainer] = Trainer,
 ) -> dict[str, Any] | None:
     """Trains until the run is finished, or until `max_steps`.
 
@@ -51,6 +52,7 @@ def train_run(
         run_dir: Its folder, which exists.
         resume: Checkpoints of other runs, to continue from if this one has none.
         strategy: The run's devices.
+        trainer: Makes the model with its step, of the arguments of `Trainer`.
 
     Returns:
         The report, or None if the run stopped before its end.
@@ -58,7 +60,7 @@ def train_run(
     Raises:
         ConfigError, RunError, WorkerLost, DataLost, DiskError: As `training.train.train`.
     """
-    run = TrainingRun(config, RunFolder(run_dir), strategy)
+    run = TrainingRun(config, RunFolder(run_dir), strategy, trainer)
     run.begin(resume)
     run.train()
     return run.finish() if run.progress.step == run.total_steps else run.stop()
@@ -73,16 +75,24 @@ class TrainingRun:
         config: The run's settings.
         folder: Its folder.
         strategy: Its devices.
+        trainer: Makes the model with its step.
 
     Attributes:
         progress: How far it is.
         total_steps: At which it is finished.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, strategy: tf.distribute.Strategy):
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        strategy: tf.distribute.Strategy,
+        trainer: Callable[..., Trainer] = Trainer,
+    ):
         self._config = config
         self._folder = folder
         self._strategy = strategy
+        self._trainer_of = trainer
         self._chief = distribute.is_chief(strategy)
         self._policy = policy_for(config)
         self._checkpoints = folder.read_checkpoints(config.run.keep_checkpoints)
@@ -243,7 +253,7 @@ class TrainingRun:
             )
             distribute.prepare(cvt, self._strategy)
             optim.freeze_without_effect(cvt)
-            trainer = Trainer(cvt, asked.accumulation, asked.clip_norm, asked.ema)
+            trainer = self._trainer_of(cvt, asked.accumulation, asked.clip_norm, asked.ema)
             scaled = self._policy == "mixed_float16"
             trainer.compile(
                 optim.optimizer(config, cvt, self._steps_per_epoch, scaled=scaled),

@@ -147,15 +147,19 @@ class Trainer(StepsOfItsOwn, keras.Model):
 
     def _gradients(self, images, labels):
         """This replica's share of the gradient of the mean loss, and of the sums of the logs."""
+        gradients, logits, losses = self._learned(images, labels)
+        best = tf.one_hot(tf.argmax(labels, axis=-1), labels.shape[-1])
+        return gradients, _sums(logits, losses, best, tf.ones_like(losses))
+
+    def _learned(self, images, labels, **options):
+        """This replica's share of the gradient of the mean loss; each image's logits and loss."""
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            logits = self(images, training=True)
+            logits = self(images, training=True, **options)
             losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
             share = tf.reduce_mean(losses) / (self.accumulation * replicas)
             share = self.optimizer.scale_loss(share)
-        gradients = tape.gradient(share, self.cvt.trainable_weights)
-        best = tf.one_hot(tf.argmax(labels, axis=-1), labels.shape[-1])
-        return gradients, _sums(logits, losses, best, tf.ones_like(losses))
+        return tape.gradient(share, self.cvt.trainable_weights), logits, losses
 
     def _apply(self, gradients, sums):
         """Makes a step of the replicas' shares of the gradient; returns the logs."""

@@ -1,0 +1,79 @@
+"""What a search leaves: tables, a picture, and a few lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_cvt import _figures
+from keras_cvt._files import write_text
+from training.search.folder import SearchFolder
+from training.search.space import Space
+from training.search.study import CHANCE, EVOLUTION, Judged
+
+
+def write_table(space: Space, found: Mapping[str, Sequence[Judged]], path: Path) -> None:
+    """Writes candidates as CSV: how they were found, accuracy, costs, and the value of each choice."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    choices = [f"stage{c.stage}_block{c.block}_{c.field}" for c in space.choices]
+    writer.writerow(["search", "accuracy", "multiply_adds", "parameters", *choices])
+    for name, judged in found.items():
+        for one in judged:
+            values = [
+                choice.values[number]
+                for choice, number in zip(space.choices, one.candidate, strict=True)
+            ]
+            cost = (one.cost.multiply_adds, one.cost.parameters)
+            writer.writerow([name, f"{one.accuracy:.6f}", *cost, *values])
+    write_text(path, text.getvalue())
+
+
+def draw(found: Mapping[str, Sequence[Judged]], front: Sequence[Judged], path: Path) -> None:
+    """Draws candidates: accuracy against multiply-adds; and the line of the front."""
+    figure, (axes,) = _figures.grid(1, 1, (7, 4.5))
+    for name, style in ((CHANCE, {"color": "0.7"}), (EVOLUTION, {"color": "C0"})):
+        judged = found[name]
+        axes.scatter(
+            [one.cost.multiply_adds for one in judged],
+            [one.accuracy for one in judged],
+            s=12,
+            label=f"by {name}",
+            **style,
+        )
+    axes.plot(
+        [one.cost.multiply_adds for one in front],
+        [one.accuracy for one in front],
+        color="C3",
+        label="front",
+    )
+    axes.set_xlabel("multiply-adds of an image")
+    axes.set_ylabel("accuracy with shared weights, held-out training images")
+    axes.set_title("candidates within the limits")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    _figures.save(figure, path, dpi=120)
+
+
+def summary(report: Mapping[str, Any], folder: SearchFolder) -> str:
+    """A finished search in a few lines."""
+    lines = [f"\n{report['candidates']:,} candidates in the space."]
+    for name in (EVOLUTION, CHANCE):
+        one = report[name]
+        lines.append(
+            f"By {name}: {one['judged']} judged; the best has {one['accuracy']:.2%} of "
+            f"{report['held_out_images']} images, {one['multiply_adds']:,} multiply-adds, "
+            f"{one['parameters']:,} parameters."
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{folder.stages}  the best; train it from scratch: --set stages={folder.stages}",
+            f"{folder.front}  those than which none is more accurate at lower cost",
+            f"{folder.picture}  all of them",
+        ]
+    )
