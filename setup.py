@@ -94,7 +94,7 @@ setup(
         "numpy>=1.26",
         "h5py>=3.11",
         "huggingface_hub>=0.34,<3",
-        "safetensors>=0.5",
+        "safetensors>=0.7",  # the first that reads complex64, which the library writes
         "ml_dtypes>=0.4",  # bfloat16 in numpy
         "tqdm>=4.60",
         "pillow>=10.1",  # images, resized exactly as the official evaluation does it

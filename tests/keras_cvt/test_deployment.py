@@ -97,7 +97,7 @@ def test_an_adapted_normalization_stays_adapted():
 def test_augmentation_is_left_out():
     """Without `training=False`, as in an exported function, it would change the images."""
     inputs = keras.Input((48, 48, 3))
-    names = ("RandomFlip", "RandomGrayscale", "GaussianDropout", "GaussianNoise", "AlphaDropout")
+    names = ("RandomFlip", "RandomContrast", "GaussianDropout", "GaussianNoise", "AlphaDropout")
     augmentation = keras.Sequential(
         [
             *(getattr(keras.layers, name)(*([0.5] * (name != "RandomFlip"))) for name in names),

@@ -1,7 +1,9 @@
 """A server on loopback that plays the Hugging Face hub to a real huggingface_hub client."""
 
+import contextlib
 import hashlib
 import http.server
+import socket
 import threading
 from email.utils import formatdate
 
@@ -22,6 +24,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.requests = []
         self.commits = {repo: hashlib.sha1(repo.encode()).hexdigest() for repo, *_ in files}
         self.cut = None
+        self.connections = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
@@ -31,6 +34,14 @@ class Hub(http.server.ThreadingHTTPServer):
     def __exit__(self, *exception):
         self.shutdown()
         self.server_close()
+        for connection in self.connections:  # a client may keep it, and would go on being answered
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def get_request(self):
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -82,13 +82,12 @@ def cache(tmp_path, monkeypatch):
 
 def use_hub(monkeypatch, hub):
     import huggingface_hub.constants as constants
+    import huggingface_hub.file_download as file_download
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.url + "/{repo_id}/resolve/{revision}/{filename}",
-    )
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):  # up to 0.34, the latter has a copy
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
 
 
 def logits_of(model_name, name):
@@ -131,7 +130,10 @@ def test_a_cut_connection_resumes(hub_files, small_variants, cache, monkeypatch)
     with Hub(hub_files) as hub:
         use_hub(monkeypatch, hub)
         hub.cut = 200_000
-        logits = logits_of("CvT13", "imagenet")
+        try:
+            logits = logits_of("CvT13", "imagenet")
+        except weights.DownloadError:  # huggingface_hub before 1.0 leaves trying again to its caller
+            logits = logits_of("CvT13", "imagenet")
         ranges = [r for method, _, r in hub.requests if method == "GET"]
     assert len(ranges) == 2 and ranges[1] == "bytes=200000-"
     assert np.abs(logits - reference_models.outputs("tiny")["odd_logits"]).max() < 1e-4
