@@ -30,6 +30,9 @@ TRAIN = [
     # With protobuf 5, which TensorFlow 2.19 has, later ones fail when they are imported, and
     # tensorflow-datasets hides that.
     "tensorflow-metadata<1.18",
+    # tensorflow-metadata brings them. Later ones need protobuf 6, which TensorFlow 2.19 does not take:
+    # pip would replace its protobuf.
+    "googleapis-common-protos<1.75.1",
     "keras-cv>=0.9,<0.10",  # its layers' options are ours; there has been no release since
     "scikit-learn>=1.5",  # the digits
     "matplotlib>=3.9",  # the curves
