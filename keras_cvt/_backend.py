@@ -146,7 +146,8 @@ def xla_on_host() -> bool:
     import tensorflow as tf
 
     try:
-        with tf.device("CPU:0"):
+        # Within a function that is being traced, the probe would become a part of it, and not run.
+        with tf.init_scope(), tf.device("CPU:0"):
             tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1))
     except tf.errors.OpError:
         return False

@@ -148,3 +148,20 @@ def test_a_host_without_xla_is_not_asked_for_it(monkeypatch):
     assert all(layer.supports_jit for layer in model.layers) == _backend.xla_on_host()
     monkeypatch.setattr("keras_cvt.layers.composite.xla_on_host", lambda: False)
     assert not all(layer.supports_jit for layer in model.layers)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's wheels")
+def test_the_probe_runs_although_a_function_is_being_traced():
+    """As where training's augmentation asks. Within the graph it would find XLA everywhere."""
+    import tensorflow as tf
+
+    answers = []
+
+    @tf.function
+    def traced():
+        answers.append(_backend.xla_on_host.__wrapped__())
+        return tf.constant(0)
+
+    graph = traced.get_concrete_function().graph
+    assert answers == [_backend.xla_on_host()]
+    assert {operation.type for operation in graph.get_operations()} == {"Const", "Identity"}

@@ -132,7 +132,7 @@ def test_a_cut_connection_resumes(hub_files, small_variants, cache, monkeypatch)
         hub.cut = 200_000
         try:
             logits = logits_of("CvT13", "imagenet")
-        except weights.DownloadError:  # huggingface_hub before 1.0 leaves trying again to its caller
+        except weights.DownloadError:  # before 1.0, the client leaves trying again to its caller
             logits = logits_of("CvT13", "imagenet")
         ranges = [r for method, _, r in hub.requests if method == "GET"]
     assert len(ranges) == 2 and ranges[1] == "bytes=200000-"
