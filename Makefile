@@ -56,18 +56,25 @@ test-torch: .venv-torch/made
 VERSION_TESTS := $(addprefix tests/, \
 	$(addprefix keras_cvt/, layers weights test_models.py test_parity.py test_structure.py \
 		test_deployment.py test_keras_internal.py test_backend.py) \
-	$(addprefix training/, engine test_internal.py test_resuming.py data/test_pipeline.py \
-		distribute))
+	$(addprefix training/, engine/test_step.py test_internal.py test_resuming.py \
+		data/test_pipeline.py distribute))
+# On two devices, and in two processes, which are slow tests.
+VERSION_SLOW_TESTS := -m slow tests/training/distribute -k "two_"
 
 # The oldest supported versions, and TensorFlow's TPU wheel on the CPU of a machine without a TPU.
 test-versions: test-oldest test-tpu-wheel
 
 test-oldest: .venv-oldest/made
-	.venv-oldest/bin/python $(PYTEST) $(VERSION_TESTS) tests/keras_cvt/export
+	$(XLA_QUICK) .venv-oldest/bin/python $(PYTEST) $(VERSION_TESTS) \
+		$(addprefix tests/keras_cvt/export/, test_export.py test_saved_model.py test_litert.py \
+		test_internal.py)
+	$(XLA_QUICK) .venv-oldest/bin/python $(PYTEST) $(VERSION_SLOW_TESTS)
 
 # It would look for a TPU's metadata server, for minutes.
+test-tpu-wheel: export TPU_SKIP_MDS_QUERY = 1
 test-tpu-wheel: .venv-tpu/made
-	TPU_SKIP_MDS_QUERY=1 .venv-tpu/bin/python $(PYTEST) $(VERSION_TESTS)
+	.venv-tpu/bin/python $(PYTEST) $(VERSION_TESTS) tests/training/augment/test_mixing.py
+	.venv-tpu/bin/python $(PYTEST) $(VERSION_SLOW_TESTS)
 
 # All that python -m benchmarks.* compares with.
 peers: .venv/made .venv-torch/made .venv-jax/made
