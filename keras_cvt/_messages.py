@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -33,5 +34,11 @@ def some(names: Sequence[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join((getattr(error, "message", "") or str(error) or type(error).__name__).split())
+    """What an error says, in one line; without the operations that TensorFlow names."""
+    if message := getattr(error, "message", ""):
+        message = _OPERATIONS.sub("", message)
+    return " ".join((message or str(error) or type(error).__name__).split())
+
+
+# "[[{{node A}}]]", "{{function_node A}} " and " [Op:A] name: A", as in errors of TensorFlow.
+_OPERATIONS = re.compile(r"\s*\[\[.*?\]\]|\{\{.*?\}\}\s*|\s*\[Op:.*?\](\s*name:.*)?", re.DOTALL)

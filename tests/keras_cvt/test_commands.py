@@ -11,6 +11,7 @@ import pytest
 
 from keras_cvt import _commands, _figures, _tables
 from keras_cvt._commands import Parser, UsageError, command
+from keras_cvt._messages import one_line
 
 
 class Refused(Exception):
@@ -109,6 +110,30 @@ def test_types_of_arguments(parse, right, wrong):
         with pytest.raises(argparse.ArgumentTypeError) as error:
             parse(text)
         assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "{{function_node __wrapped__SaveV2_dtypes_54_device_/job:localhost/device:CPU:0}} "
+            "/m/variables.data; File too large [Op:SaveV2] name: ",
+            "/m/variables.data; File too large",
+        ),
+        (
+            "{{function_node f}} {{function_node g}} no [way]\n\t [[{{node cond/Assert}}]]",
+            "no [way]",
+        ),
+        ("a {b} [c]", "a {b} [c]"),
+    ],
+)
+def test_errors_are_told_without_the_operations_of_tensorflow(message, said):
+    class OpError(Exception):
+        pass
+
+    error = OpError("in the traceback")
+    error.message = message
+    assert one_line(error) == said
 
 
 def test_new_files(tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import threading
 import time
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import tensorflow as tf
+
+from keras_cvt._messages import one_line
 
 DELAYS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)  # seconds, before each new attempt
 
@@ -141,6 +142,6 @@ def why_unread(path: str | bytes) -> str:
 
 def _reason(error: OSError | tf.errors.OpError) -> str:
     """What an error says, without the file's name: "No such file or directory."."""
-    reason = error.strerror if isinstance(error, OSError) else error.message
-    reason = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", " ".join((reason or str(error)).split()))
+    reason = error.strerror if isinstance(error, OSError) else ""
+    reason = " ".join((reason or one_line(error)).split())
     return reason.rpartition("; ")[2].rstrip(".") + "."
