@@ -110,25 +110,22 @@ def as_csv(results: Sequence[Result]) -> str:
 def draw(table: int, results: Sequence[Result], path: Path) -> None:
     """Draws the accuracies, with error bars where there are several seeds."""
     known = [result for result in results if result.accuracies]
-    figure, (axes,) = _figures.grid(1, 1, (7, 0.9 + 0.55 * len(known)))
+    figure, (axes,) = _figures.grid(1, 1, (8, 1.1 + 0.45 * len(known)))
     places = range(len(known))
-    axes.barh(
-        places,
-        [100 * result.mean for result in known],
-        xerr=[100 * (result.deviation or 0) for result in known],
-        color="C0",
-        alpha=0.6,
-        capsize=4,
-    )
     for place, result in zip(places, known, strict=True):
         runs = [100 * value for value in result.accuracies.values()]
-        axes.plot(runs, [place] * len(runs), "k.", markersize=4)
+        axes.plot(runs, [place] * len(runs), ".", color="0.6")
+    axes.errorbar(
+        [100 * result.mean for result in known],
+        places,
+        xerr=[100 * (result.deviation or 0) for result in known],
+        fmt="o",
+        color="C0",
+        capsize=4,
+    )
     axes.set_yticks(places, [f"{result.row.letter}  {result.row.what}" for result in known])
-    axes.invert_yaxis()
-    values = [100 * value for result in known for value in result.accuracies.values()]
-    margin = max(1.0, (max(values) - min(values)) / 2)
-    axes.set_xlim(max(0, min(values) - margin), min(100, max(values) + margin))
-    axes.set_xlabel("accuracy in percent; dots are runs, bars one standard deviation")
-    axes.set_title(f"{TITLES[table]} (paper, Table {table})")
+    axes.set_ylim(len(known) - 0.5, -0.5)
+    axes.set_xlabel("accuracy (%): runs, their mean and standard deviation")
+    figure.suptitle(f"{TITLES[table]} (paper, Table {table})", fontsize="medium")
     axes.grid(axis="x", alpha=0.3)
     _figures.save(figure, path, dpi=120)

@@ -33,7 +33,7 @@ def write_table(space: Space, found: Mapping[str, Sequence[Judged]], path: Path)
 
 
 def draw(found: Mapping[str, Sequence[Judged]], front: Sequence[Judged], path: Path) -> None:
-    """Draws candidates: accuracy against multiply-adds; and the line of the front."""
+    """Draws candidates: accuracy against multiply-adds, with rings around those of the front."""
     figure, (axes,) = _figures.grid(1, 1, (7, 4.5))
     for name, style in ((CHANCE, {"color": "0.7"}), (EVOLUTION, {"color": "C0"})):
         judged = found[name]
@@ -44,15 +44,17 @@ def draw(found: Mapping[str, Sequence[Judged]], front: Sequence[Judged], path: P
             label=f"by {name}",
             **style,
         )
-    axes.plot(
+    axes.scatter(
         [one.cost.multiply_adds for one in front],
         [one.accuracy for one in front],
-        color="C3",
-        label="front",
+        s=45,
+        facecolors="none",
+        edgecolors="C3",
+        label="none is more accurate at lower cost",
     )
     axes.set_xlabel("multiply-adds of an image")
-    axes.set_ylabel("accuracy with shared weights, held-out training images")
-    axes.set_title("candidates within the limits")
+    axes.set_ylabel("accuracy with shared weights")
+    axes.set_title("candidates within the limits, on training images that were held out")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     _figures.save(figure, path, dpi=120)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
+from backend import needs_xla
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,3 +77,21 @@ def test_a_candidate_taken_out_computes_what_the_shared_network_computes_for_it(
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+def test_xla_compiles_one_graph_for_all_candidates():
+    needs_xla()
+    stages = [StageConfig(8, 2, 1, patch_stride=2, class_token=True)]
+    space = Space.around(stages, {"all": {"stride_kv": [1, 2], "mlp_ratio": [2, 4]}})
+    shared = randomized(built(space.largest_stages), 0)
+    network = SharedNetwork(shared, space)
+    images = np.random.default_rng(0).normal(size=(2, SIZE, SIZE + 6, 3)).astype("float32")
+    compiled = tf.function(lambda candidate: network(images, candidate, False), jit_compile=True)
+    for candidate in (space.largest, space.smallest, (1, 0, 0, 1)):
+        np.testing.assert_allclose(
+            compiled(tf.constant(candidate)),
+            network(images, tf.constant(candidate), training=False),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+    assert compiled.experimental_get_tracing_count() == 1
