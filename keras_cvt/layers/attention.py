@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_cvt._validation import check_convolution, check_heads, check_projection, check_rate
 from keras_cvt.architecture import conv_output_size
+from keras_cvt.layers import operations
 from keras_cvt.layers.common import (
     BATCH_NORM_EPSILON,
     BATCH_NORM_MOMENTUM,
@@ -17,12 +18,12 @@ from keras_cvt.layers.common import (
     call_recomputing,
     check_map,
     flatten_map,
-    pad,
     padded_shape,
     serializable,
 )
 from keras_cvt.layers.composite import Composite
 from keras_cvt.layers.initializers import fresh_initializer, serialized_initializer, torch_uniform
+from keras_cvt.layers.operations import DepthwiseConvolution
 
 
 @serializable
@@ -55,20 +56,16 @@ class ConvProjection(Composite):
         self.kernel_size, self.strides, self.padding = check_convolution(
             kernel_size, strides, padding
         )
-        # "same" saves an operation where it pads as torch does.
-        self._same = self.strides == 1 and 2 * self.padding == self.kernel_size - 1
-        self.conv = keras.layers.DepthwiseConv2D(
-            kernel_size,
-            strides=strides,
-            padding="same" if self._same else "valid",
+        in_half = deployed or operations.half_convolutions()
+        self.conv = DepthwiseConvolution(
+            self.kernel_size,
+            self.strides,
+            self.padding,
             use_bias=deployed,
             depthwise_initializer=torch_uniform(kernel_size**2),
-            data_format="channels_last",
-            # BatchNorm computes in float32 anyway. And in bfloat16, TensorFlow's gradient of a
-            # strided depthwise convolution takes twenty times as long on a processor.
             **self.sublayer(
                 "conv",
-                dtype=self.dtype_policy if deployed else self.dtype_policy.variable_dtype,
+                dtype=self.dtype_policy if in_half else self.dtype_policy.variable_dtype,
             ),
         )
         self.bn = None
@@ -79,13 +76,11 @@ class ConvProjection(Composite):
 
     def build(self, x_shape):
         check_map(self, x_shape)
-        self.conv.build(x_shape if self._same else padded_shape(x_shape, self.padding))
+        self.conv.build(padded_shape(x_shape, self.padding))
         if self.bn is not None:
             self.bn.build(self.compute_output_shape(x_shape))
 
     def call(self, x, training=None):
-        if not self._same:
-            x = pad(x, self.padding)
         x = self.conv(x)
         return x if self.bn is None else self.bn(x, training=training)
 
@@ -224,7 +219,17 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
             if class_token is not None:
                 key_mask = ops.concatenate([ops.ones((1,), "bool"), key_mask])
 
+        # One operation has no weights to drop, gains nothing for one query, and takes no mask.
+        plain = class_token_only or key_mask is not None or (training and self.attention_dropout)
+        kernel = "" if plain else self._kernel(x)
+        queries, keys = q.shape[1], k.shape[1]
+        if training and kernel not in ("", "torch"):
+            # Here it costs nothing to do what the gradient would do for each of the heads.
+            q, k, v = (operations.even_length(tokens) for tokens in (q, k, v))
+
         def attend(q, k, v):
+            if kernel:
+                return self._attend_at_once(kernel, q, k, v, keys, training)[:, :queries]
             return self._attend(q, k, v, key_mask, training)
 
         y = call_recomputing(attend, q, k, v, recompute=self.recompute and training)
@@ -287,6 +292,21 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
         y = ops.matmul(weights, self._split_heads(self.proj_v(v)))
         y = ops.transpose(y, (0, 2, 1, 3))
         y = ops.reshape(y, (-1, ops.shape(y)[1], self.embed_dim))
+        return self.proj_drop(self.proj(y), training=training)
+
+    def _kernel(self, x):
+        width = self.embed_dim // self.num_heads
+        return operations.attention_kernel(x, self.compute_dtype, width)
+
+    def _attend_at_once(self, kernel, q, k, v, keys, training):
+        heads = (self.num_heads, self.embed_dim // self.num_heads)
+        q, k, v = (
+            ops.reshape(proj(tokens), (-1, tokens.shape[1], *heads))
+            for proj, tokens in ((self.proj_q, q), (self.proj_k, k), (self.proj_v, v))
+        )
+        scale = 1.0 if self.deployed else self.embed_dim**-0.5
+        y = operations.attention(kernel, q, k, v, scale, keys)
+        y = ops.reshape(y, (-1, q.shape[1], self.embed_dim))
         return self.proj_drop(self.proj(y), training=training)
 
     def _convolve(self, conv, x, training):
