@@ -5,8 +5,7 @@ Hugging Face's CvT in torch, eager and compiled, and with models of timm, KerasH
 the same accuracy. Beside images per second: FLOP/s (two for a multiply-add of
 `keras_cvt.complexity(...).computed`, for whoever computes the function; a training step counts three
 times), their share of what the product of two random matrices of 8192x8192 reaches in the same run,
-and memory. The longest kernels of some contenders are listed. Then it is tried what other operations
-in the layers would give.
+and memory. The longest kernels of some contenders are listed.
 
 Each contender is a process, in .venv-jax or .venv-torch where `make peers` has made them, else in the
 environment that runs this; `--device cpu --batch 2 --size 64` tries all of it out without a GPU. Cases

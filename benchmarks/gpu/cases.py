@@ -13,11 +13,6 @@ EAGER, COMPILED = "Hugging Face/torch, eager", "Hugging Face/torch, compiled"
 GRAPHS = "Hugging Face/torch, compiled, CUDA graphs"
 PRODUCTS = ("product/torch", "product/JAX")
 
-# What a layer could do instead, tried by replacing a method: see `variants`.
-SHIFTED = ", shifted convolutions"
-FUSED = ", dot_product_attention"
-HALF = ", bfloat16 convolutions"
-
 # Others that people would pick, with their published ImageNet accuracy at 224 pixels, trained on
 # ImageNet-1k alone as CvT-13 (81.6 %).
 PEERS = {
@@ -113,41 +108,34 @@ def _products() -> list[Case]:
 
 
 def _goals() -> list[Case]:
-    """What is to be reached, and what in the layers keeps it from being so."""
-    half, both, tried = "bfloat16", FUSED + SHIFTED, "layers tried"
-    trained = (COMPILED, EAGER, JAX, TORCH_TRAINING)
-    wide = (COMPILED, DEPLOYED, DEPLOYED + FUSED, DEPLOYED + both)
-    deployed = (COMPILED, DEPLOYED, DEPLOYED + SHIFTED, DEPLOYED + both)
-    profiled = (DEPLOYED, DEPLOYED + both, COMPILED)
-    fused = (JAX, JAX + FUSED)
+    """What is to be reached."""
+    half = "bfloat16"
     return [
-        _inference("CvT13", 224, half, 256, memory=6, profiled=(DEPLOYED, COMPILED)),
-        _training("CvT13", 224, 128, trained, memory=16, profiled=(JAX, COMPILED)),
-        _inference("CvTW24", 384, half, 64, contenders=wide, memory=9, profiled=profiled),
-        # CUDA graphs show what torch reaches where the processor is no limit.
-        _training("CvT13", 224, 128, (GRAPHS, *fused), memory=18, profiled=fused[1:], note=tried),
         _inference(
             "CvT13",
             224,
             half,
             256,
-            contenders=deployed,
-            memory=3,
-            profiled=(DEPLOYED + both,),
-            note=tried,
+            contenders=(COMPILED, JAX, DEPLOYED, TORCH),
+            memory=6,
+            profiled=(DEPLOYED,),
         ),
-        _inference("CvT13", 224, half, 1, memory=1),
+        # CUDA graphs show what torch reaches where the processor is no limit.
+        _training("CvT13", 224, 128, (COMPILED, GRAPHS, JAX), memory=18, profiled=(JAX,)),
+        _inference(
+            "CvTW24",
+            384,
+            half,
+            64,
+            contenders=(COMPILED, DEPLOYED),
+            memory=12,
+            profiled=(DEPLOYED,),
+        ),
         # JAX's allocator takes up to half as much again as the program needs.
-        _training("CvTW24", 384, 8, (COMPILED, *fused), memory=24, profiled=fused),
-        *(_training("CvT13", 224, None, (name,), memory=70) for name in (COMPILED, JAX)),
-        _training(
-            "CvT13",
-            224,
-            128,
-            (JAX, JAX + SHIFTED, JAX + HALF, JAX + FUSED + HALF),
-            memory=18,
-            note="convolutions tried",
-        ),
+        _training("CvTW24", 384, 16, (COMPILED, JAX), memory=36, profiled=(JAX,)),
+        _inference("CvT13", 224, half, 1, contenders=(COMPILED, GRAPHS, DEPLOYED), memory=1),
+        _inference("CvT13", 224, "tf32", 256, contenders=(COMPILED, DEPLOYED), memory=10),
+        _inference("CvT13", 384, half, 256, contenders=(COMPILED, DEPLOYED), memory=23),
     ]
 
 
@@ -156,10 +144,10 @@ def _others() -> list[Case]:
     half, others = "bfloat16", "other models"
     wide, peers = (COMPILED, DEPLOYED), (*PEERS,)
     return [
-        _inference("CvT13", 224, "tf32", 256, memory=10),
         _inference("CvT13", 224, half, 256, contenders=(DEPLOYED, *peers), memory=6, note=others),
+        _training("CvT13", 224, 128, (COMPILED, EAGER, TORCH_TRAINING), memory=16, note="eager"),
+        *(_training("CvT13", 224, None, (name,), memory=70) for name in (COMPILED, JAX)),
         _inference("CvT13", 224, half, 64, memory=3),
-        _inference("CvT13", 384, half, 256, contenders=(COMPILED, DEPLOYED, TORCH), memory=23),
         _training("CvT13", 384, 64, (COMPILED, JAX), memory=33),
         _inference("CvT13", 384, half, 64, memory=8),
         _inference("CvT13", 384, half, 1, memory=1),

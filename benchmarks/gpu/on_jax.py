@@ -13,7 +13,7 @@ import jax
 import keras
 import numpy as np
 
-from benchmarks.gpu import cases, kernels, variants
+from benchmarks.gpu import cases, kernels
 from benchmarks.gpu.cases import Job
 
 
@@ -92,7 +92,6 @@ def make(job: Job) -> Program:
     """The contender of this name, not compiled yet."""
     if job.task == "product":
         return _product(job)
-    variants.apply(job.contender)
     images = np.random.default_rng(0).normal(size=(job.batch, job.size, job.size, 3))
     images = jax.device_put(images.astype("float32"))
     model = _model(job)
