@@ -55,8 +55,8 @@ def served(groups: Dataset, config: Config, needs_pillow: str) -> Dataset:
     protocol, _, address = config.data.data_service.partition("://")
     host, _, port = address.rpartition(":")
     try:
-        if not protocol or not host:
-            raise ValueError("it lacks a part")
+        if not protocol or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError("it is not PROTOCOL://HOST:PORT")
         # TensorFlow itself would wait for it, for as long as it takes, and say nothing.
         socket.create_connection((host, int(port)), _SERVICE_ANSWERS).close()
     except (OSError, ValueError) as error:

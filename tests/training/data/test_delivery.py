@@ -46,10 +46,20 @@ def test_a_service_prepares_the_same_batches(damaged_folder, access, service):
     assert groups(served) == groups(own)
 
 
-def test_a_service_that_does_not_answer_is_an_error(folder):
-    for address in ("grpc://localhost:1", "localhost:1", "grpc://localhost"):
-        with pytest.raises(ConfigError, match=f"`data_service` must be .*Received '{address}'"):
-            batches_of(config_for(folder, data_service=address))
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("grpc://localhost:1", r"\[Errno \d+\] .*"),
+        ("localhost:1", "it is not PROTOCOL://HOST:PORT"),
+        ("grpc://localhost", "it is not PROTOCOL://HOST:PORT"),
+        ("grpc://localhost:port", "it is not PROTOCOL://HOST:PORT"),
+        ("grpc://localhost:65536", "it is not PROTOCOL://HOST:PORT"),
+    ],
+)
+def test_a_service_that_does_not_answer_is_an_error(folder, address, why):
+    said = f"`data_service` must be .*Received '{address}': {why}.$"
+    with pytest.raises(ConfigError, match=said):
+        batches_of(config_for(folder, data_service=address))
 
 
 def test_a_source_that_needs_python_is_not_served(folder):
