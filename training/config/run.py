@@ -37,7 +37,8 @@ class RunConfig(Section):
 
     seed: int = setting(0, INT32)
     precision: str = setting("auto", choices=PRECISIONS)
-    jit_compile: bool = False
+    # It may change, since it has never had an effect but on TPUs, where it is always so.
+    jit_compile: bool = setting(False, may_change=True)
     strategy: str = setting("auto", choices=STRATEGIES, may_change=True)
     logical_cpus: int = setting(1, FROM_1_TO_64, may_change=True)
     keep_checkpoints: int = setting(2, AT_LEAST_1, may_change=True)

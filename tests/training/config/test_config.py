@@ -34,7 +34,8 @@ def test_a_key_belongs_to_exactly_one_section():
     for key, (section, field) in KEYS.items():
         if not field.metadata.get("may_change"):
             continue
-        others = {"strategy": "tpu", "on_divergence": "resume", "recompute": True}
+        others = {"strategy": "tpu", "on_divergence": "resume"}
+        others |= {"recompute": True, "jit_compile": True}
         other = {**others, "data_dir": "there", "data_service": "grpc://there:1"}.get(key, 7)
         changed = config.replace(**{key: other})
         assert getattr(getattr(changed, section), field.name) == other
