@@ -88,7 +88,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if report is not None:
             print(f"{run_dir} is finished already: nothing to train.")
         else:
-            _check_compilation(config)
+            check_compilation(config)
             print(f"Run {run_dir}: starting TensorFlow.", flush=True)
             startup.quiet_tensorflow()
             startup.make_deterministic()
@@ -97,7 +97,7 @@ def _train(arguments: argparse.Namespace) -> None:
         print(summary(report, run_dir))
 
 
-def _check_compilation(config: Config) -> None:
+def check_compilation(config: Config) -> None:
     """Refuses what `startup.make_deterministic` would make Keras pass over.
 
     Raises:

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = _parser().parse_args(argv)
         strategy = [] if arguments.strategy is None else [f"strategy={arguments.strategy}"]
         config = configs.load(arguments.config, arguments.set + strategy)
+        train.check_compilation(config)
         space = Space.of(config)
         config = shared_config(config, space)
         folder = SearchFolder(arguments.run_dir or default_folder(f"{arguments.config}-search"))

@@ -116,6 +116,7 @@ def test_a_finished_search_judges_no_more(finished, monkeypatch, capsys):
         (["--set=search_population=1"], "`search_population` must be at least 2"),
         (["--set=train_split=train[:50%]"], "`train_split` must be a whole part"),
         (["--set=weights=imagenet"], "`weights` can't be used in a search"),
+        (["--set=jit_compile=true"], "`jit_compile` must be false"),
         (["--set=recompute=true"], "`recompute` can't be used in a search"),
         (["--strategy=multi_worker"], "the devices of one machine"),
         (["--max-macs=-1"], "--max-macs: must be a number, above 0"),
