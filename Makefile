@@ -46,7 +46,8 @@ BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
 
 test-jax: .venv-jax/made
 	KERAS_BACKEND=jax $(XLA_QUICK) .venv-jax/bin/python $(PYTEST) $(BACKEND_TESTS) \
-		'tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones[tiny-odd]'
+		'tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones[tiny-odd]' \
+		tests/keras_cvt/test_deployment.py::test_predict
 
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(BACKEND_TESTS) \

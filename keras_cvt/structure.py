@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_cvt._keras_internal import (
     Call,
@@ -252,7 +253,11 @@ def copy_weights(source: keras.Layer, target: keras.Layer) -> None:
         if own_weights(theirs):
             store: dict[str, Any] = {}
             theirs.save_own_variables(store)
-            ours.load_own_variables(store)
+            # Copies: JAX's `fit` and `predict` give a model's arrays away, and put back new ones in
+            # that model alone. Another with the same arrays would have none any more.
+            ours.load_own_variables(
+                {name: np.array(keras.ops.convert_to_numpy(v)) for name, v in store.items()}
+            )
 
 
 def with_features(model: keras.Model) -> keras.Model:

@@ -175,12 +175,14 @@ def test_a_loaded_model_is_deployed(tmp_path):
 
 
 def test_predict():
-    """Compiled by the backend: with XLA on JAX."""
+    """Compiled by the backend: with XLA on JAX. The model can be used as before."""
     model = trained()
     deployed = keras_cvt.deploy(model)
     for size in ((48, 80), (33, 57)):
         found = deployed.predict(images(*size), verbose=0)
         np.testing.assert_allclose(found, floats(model(images(*size))), atol=TOLERANCE)
+        found = model.predict(images(*size), verbose=0)
+        np.testing.assert_allclose(found, floats(deployed(images(*size))), atol=TOLERANCE)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="SavedModels and tf.function")
