@@ -8,7 +8,7 @@ XLA_QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_ex
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch \
-	test-versions test-oldest test-tpu-wheel clean
+	test-versions test-oldest test-between test-tpu-wheel clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -63,13 +63,25 @@ VERSION_TESTS := $(addprefix tests/, \
 VERSION_SLOW_TESTS := -m slow tests/training/distribute -k "two_"
 
 # The oldest supported versions, and TensorFlow's TPU wheel on the CPU of a machine without a TPU.
-test-versions: test-oldest test-tpu-wheel
+test-versions: test-oldest test-between test-tpu-wheel
 
 test-oldest: .venv-oldest/made
 	$(XLA_QUICK) .venv-oldest/bin/python $(PYTEST) $(VERSION_TESTS) \
 		$(addprefix tests/keras_cvt/export/, test_export.py test_saved_model.py test_litert.py \
 		test_internal.py)
 	$(XLA_QUICK) .venv-oldest/bin/python $(PYTEST) $(VERSION_SLOW_TESTS)
+
+# What the oldest and the newest versions save, each for the other to read.
+test-between: .venv/made .venv-oldest/made
+	rm -rf build/between
+	for by in .venv .venv-oldest; do \
+		$(BETWEEN) $$by/bin/python tests/support/between_versions.py write build/between/of$$by \
+			|| exit 1; \
+	done
+	$(BETWEEN) .venv-oldest/bin/python tests/support/between_versions.py read build/between/of.venv
+	$(BETWEEN) .venv/bin/python tests/support/between_versions.py read build/between/of.venv-oldest
+
+BETWEEN := PYTHONPATH=.:tests/support TF_CPP_MIN_LOG_LEVEL=3
 
 # It would look for a TPU's metadata server, for minutes.
 test-tpu-wheel: export TPU_SKIP_MDS_QUERY = 1

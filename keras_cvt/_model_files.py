@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import zipfile
 from pathlib import Path
 
 import keras
@@ -34,4 +37,24 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         raise
     except Exception as error:  # of Keras, which has many kinds for what it can't read
         reason = one_line(error).removeprefix(f"{path}: ")
+        if saved := _later_keras(path):
+            reason = (
+                f"Keras {saved} saved it, and here is Keras {keras.__version__}. Install that one; "
+                "or make the model here and, unless it is quantized, fill it with weights=FILE. "
+                f"Keras says: {reason}"
+            )
         raise ValueError(f"{path} can't be loaded: {reason}") from error
+
+
+def _later_keras(path: Path) -> str:
+    """The version of Keras that saved a model, if it is later than this one; else ""."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            saved = json.loads(archive.read("metadata.json"))["keras_version"]
+        return saved if _numbers(saved) > _numbers(keras.__version__) else ""
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        return ""  # whatever it is, the error is not the version's
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
