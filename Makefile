@@ -38,21 +38,24 @@ notebooks: .venv/made
 
 venv: .venv/made
 
-# Layers, models and parity on the other two backends of Keras, each in its own environment.
+# What users of the other two backends of Keras do, each in its own environment: layers, models, parity, fit,
+# save and load, attention maps, checkpoints, deploy.
 test-backends: test-jax test-torch
 
 BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
-	layers test_model_contract.py test_models.py test_parity.py analysis/test_attention.py)
+	layers test_model_contract.py test_models.py test_parity.py test_fine_tuning.py test_conversion.py \
+	weights/test_weights.py analysis/test_attention.py)
 
 test-jax: .venv-jax/made
 	KERAS_BACKEND=jax $(XLA_QUICK) .venv-jax/bin/python $(PYTEST) $(BACKEND_TESTS) \
+		tests/keras_cvt/checkpoints/test_keras_h5.py \
 		'tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones[tiny-odd]' \
 		tests/keras_cvt/test_deployment.py::test_predict
 
 test-torch: .venv-torch/made
 	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(BACKEND_TESTS) \
 		$(addprefix tests/keras_cvt/, \
-		test_training_step.py checkpoints weights test_conversion.py test_deployment.py)
+		test_training_step.py checkpoints weights test_deployment.py)
 
 VERSION_TESTS := $(addprefix tests/, \
 	$(addprefix keras_cvt/, layers weights test_models.py test_parity.py test_structure.py \
