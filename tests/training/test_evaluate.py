@@ -347,7 +347,7 @@ def test_figure_of_the_paper(source, split, count, figure):
             "1000 outputs, but folder:{data} has 12 classes. Some of ImageNet's",
         ),
         ({"--split": "test"}, "The split 'test' of folder:{data}"),
-        ({"--image-size": "0"}, "`image_size` must be at least 1"),
+        ({"--image-size": "0"}, "`image_size` must be from 1 to 65535"),
         ({"--image-size": "3"}, "Images of 3x3 are too small"),
         ({"--crop": "1.5"}, "must be official, none, or from 0.01 to 1. Received '1.5'"),
         ({"--crop": "half"}, "Received 'half'"),

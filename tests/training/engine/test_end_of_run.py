@@ -43,6 +43,7 @@ def linear(monkeypatch) -> None:
     def counts(model):
         class Counts:
             parameters = model.count_params()
+            multiply_adds = 0
 
         return Counts
 
