@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="benchmarks.input", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    configs.add_options(parser)
     parser.add_argument(
         "--seconds",
         type=_commands.number(above=0),

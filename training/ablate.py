@@ -101,18 +101,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--table", required=True, type=int, choices=tables.TITLES, help="of the paper"
     )
-    parser.add_argument(
-        "--config", required=True, metavar="NAME", help="one of: " + ", ".join(configs.names())
-    )
+    configs.add_options(parser)
     parser.add_argument(
         "--seeds", type=integer(1), default=3, metavar="N", help="runs of each row; default: 3"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of the config",
     )
     parser.add_argument(
         "--costs", action="store_true", help="train nothing; print parameters and multiply-adds"

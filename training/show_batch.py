@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="training.show_batch", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", required=True, metavar="NAME", help=", ".join(configs.names()))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    configs.add_options(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=" or ".join(_figures.SUFFIXES)
     )

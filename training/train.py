@@ -130,16 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The keys of --set are the fields of training.config.Config, which says what they mean.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", required=True, metavar="NAME", help="one of: " + ", ".join(configs.names())
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of the config",
-    )
+    configs.add_options(parser)
     parser.add_argument(
         "--strategy",
         choices=STRATEGIES,

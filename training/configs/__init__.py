@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import pkgutil
 from collections.abc import Iterable
@@ -12,6 +13,20 @@ from training.config import Config, check_choice, override
 def names() -> list[str]:
     """The available configs, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options whose values `load` takes: `--config` and `--set`."""
+    parser.add_argument(
+        "--config", required=True, metavar="NAME", help="one of: " + ", ".join(names())
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the config",
+    )
 
 
 def load(name: str, overrides: Iterable[str] = ()) -> Config:

@@ -80,9 +80,7 @@ def _parser() -> Parser:
         "with search_.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", required=True, metavar="NAME", help="one of: " + ", ".join(configs.names())
-    )
+    configs.add_options(parser)
     parser.add_argument(
         "--max-macs",
         type=number(above=0),
@@ -91,13 +89,6 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--max-params", type=number(above=0), metavar="N", help="the most parameters, such as 18e6"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of the config",
     )
     parser.add_argument("--strategy", choices=STRATEGIES, help="the devices")
     parser.add_argument(
