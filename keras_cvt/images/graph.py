@@ -33,17 +33,25 @@ def resize_and_crop(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tenso
     )
     top, left = preprocessing.crop_start(*full)
 
-    # TensorFlow prepares a product for each new shape, which takes longer than the product: so there
-    # must be few lengths of rows.
-    padded = -(-height // 32) * 32
-    images = tf.pad(images, [[0, 0], [0, padded - height], [0, 0], [0, 0]])
-    columns = tf.reshape(tf.transpose(images, [2, 0, 1, 3]), [width, -1])
-    columns = _resampled(columns, full[1], left, kept_width, preprocessing.interpolation)
-    columns = tf.reshape(columns, [kept_width, batch, padded, channels])[:, :, :height]
-    rows = tf.reshape(tf.transpose(columns, [2, 1, 0, 3]), [height, -1])
-    rows = _resampled(rows, full[0], top, kept_height, preprocessing.interpolation)
-    rows = tf.reshape(rows, [kept_height, batch, kept_width, channels])
-    result = tf.transpose(rows, [1, 0, 2, 3])
+    def resized() -> tf.Tensor:
+        # TensorFlow prepares a product for each new shape, which takes longer than the product: so
+        # there must be few lengths of rows.
+        padded = -(-height // 32) * 32
+        columns = tf.pad(images, [[0, 0], [0, padded - height], [0, 0], [0, 0]])
+        columns = tf.reshape(tf.transpose(columns, [2, 0, 1, 3]), [width, -1])
+        columns = _resampled(columns, full[1], left, kept_width, preprocessing.interpolation)
+        columns = tf.reshape(columns, [kept_width, batch, padded, channels])[:, :, :height]
+        rows = tf.reshape(tf.transpose(columns, [2, 1, 0, 3]), [height, -1])
+        rows = _resampled(rows, full[0], top, kept_height, preprocessing.interpolation)
+        rows = tf.reshape(rows, [kept_height, batch, kept_width, channels])
+        return tf.transpose(rows, [1, 0, 2, 3])
+
+    def cut() -> tf.Tensor:
+        return images[:, top : top + kept_height, left : left + kept_width]
+
+    # Of small pictures that have the right size already, resizing takes longer than reading.
+    same = tf.reduce_all(tf.equal(tf.cast(tf.stack(full), tf.int32), tf.stack([height, width])))
+    result = tf.cond(same, cut, resized)
     return tf.ensure_shape(result, (images.shape[0], kept_height, kept_width, images.shape[3]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -12,7 +13,8 @@ from training.config import DataConfig
 from training.data.damaged import Damaged, reported
 from training.data.dataset import Dataset
 from training.data.delivery import as_tuples, finished, parts
-from training.data.reading import read
+from training.data.order import in_turns
+from training.data.reading import read_group
 from training.data.sources.source import Example, Source
 
 
@@ -48,8 +50,8 @@ def evaluation_batches(
     steps = math.ceil(source.count / batch_size)
     preprocessing = source.preprocessing(config.image_size, config.evaluation_crop)
 
-    def prepared(_: tf.Tensor, row: Example) -> Example:
-        found = read(source, row, upright=config.orientation == "exif", wait=True)
+    def prepared(reader: Callable[..., Example], row: Example) -> Example:
+        found = reader(source, row, upright=config.orientation == "exif")
         image = resize_and_crop(found["image"][tf.newaxis], preprocessing)[0]
         counts = (found["damaged"] == "") & tf.reduce_any(found["targets"] > 0)
         return {
@@ -60,14 +62,29 @@ def evaluation_batches(
             "unread": found["unread"],
         }
 
+    def filled(group: Example) -> Example:
+        """Makes a batch of the last rows too."""
+        missing = batch - tf.shape(group["weights"])[0]
+        return {
+            name: tf.ensure_shape(
+                tf.pad(part, [[0, missing], *[[0, 0]] * (len(part.shape) - 1)]),
+                (batch, *part.shape[1:]),
+            )
+            for name, part in group.items()
+        }
+
     # Each worker goes through all rows, so that they are the same with any number of workers.
     numbered = source.rows().enumerate()
     own = numbered.filter(lambda number, _: number % batch_size // rows == worker)
-    own = own.map(prepared, tf.data.AUTOTUNE, deterministic=True)
-    nothing = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), own.element_spec)
+    groups = in_turns(
+        own.map(lambda _, row: row).window(batch),
+        lambda group: read_group(source, Dataset.zip(group), prepared, batch, drop_remainder=False),
+    )
+    batches = groups.map(filled)
     of_last = source.count - (steps - 1) * batch_size - worker * rows
-    padding = Dataset.from_tensors(nothing).repeat(min(max(rows - of_last, 0), rows))
-    batches = own.concatenate(padding).batch(batch, drop_remainder=True)
+    empty = min(max(rows - of_last, 0), rows) // batch
+    nothing = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), batches.element_spec)
+    batches = batches.concatenate(Dataset.from_tensors(nothing).repeat(empty))
     return finished(as_tuples(reported(batches, damaged), "images", "targets", "weights"))
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from training import augment, startup
+from training import augment
 from training.config import Config, ConfigError
-from training.data import storage
 from training.data.damaged import PROBLEMS, Damaged, reported
 from training.data.dataset import Dataset, RunData, steps_per_epoch, total_steps
 from training.data.delivery import as_tuples, finished, parts, served
 from training.data.order import GROUPS, Order
-from training.data.reading import read, read_good
+from training.data.reading import read_group
 from training.data.sources.source import Example, Source
 
 
@@ -147,18 +145,7 @@ class Recipe:
 
     def group(self, rows: Dataset) -> Dataset:
         """Puts the images of a group together: a data set of one element, each field (group, ...)."""
-        boldly, carefully = (
-            rows.map(
-                functools.partial(self.image, reader),
-                startup.cores(),
-                deterministic=True,
-            ).batch(self.order.group, drop_remainder=True)
-            for reader in (read_good, read)
-        )
-        # Carefully only if an image could not be read: to try each one takes half a millisecond.
-        if self.source.rereads:
-            carefully = storage.until_read(carefully)
-        return boldly.ignore_errors(log_warning=False).concatenate(carefully).take(1)
+        return read_group(self.source, rows, self.image, self.order.group)
 
     def mixed(self, group: Example) -> Example:
         """Mixes the images of a group with one another: images, labels, and `PROBLEMS`."""

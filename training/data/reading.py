@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_cvt.images import load
 from keras_cvt.images.graph_decode import Box, cut, decode
+from training import startup
 from training.data import storage
 from training.data.sources.source import Example, Source
 
@@ -20,7 +21,6 @@ def read(
     box: Box | None = None,
     upright: bool = True,
     pillow: bool = True,
-    wait: bool = False,
 ) -> Example:
     """Reads and decodes an image, or the part of it in a box.
 
@@ -34,7 +34,6 @@ def read(
         upright: Whether the EXIF orientation is followed.
         pillow: Whether Pillow may be called, which only this process can do. Without it, an image that
             TensorFlow does not decode can't be read.
-        wait: Whether a file that can't be read is waited for.
 
     Returns:
         image: uint8 (height, width, channels).
@@ -47,9 +46,7 @@ def read(
     decoders = [_decoder(upright, pillow), *([_by_pillow(upright)] if pillow else [])]
 
     def carefully(row: Example) -> tf.data.Dataset:
-        found = tf.data.Dataset.from_tensors(row)
-        found = found.map(lambda row: _read(source, row, box, decoders))
-        return storage.until_read(found) if wait and source.rereads else found
+        return tf.data.Dataset.from_tensors(row).map(lambda row: _read(source, row, box, decoders))
 
     # A function: what is seldom needed takes longer to prepare than all the rest.
     otherwise = tf.data.Dataset.from_tensors(row).flat_map(carefully)
@@ -65,6 +62,39 @@ def read_good(
 ) -> Example:
     """Does what `read` does, but faster: an image that can't be read is an error."""
     return _decoded(source, source.example(row), box, _decoder(upright, pillow))
+
+
+def read_group(
+    source: Source,
+    rows: tf.data.Dataset,
+    prepare: Callable[[Callable[..., Example], Example], Example],
+    size: int,
+    drop_remainder: bool = True,
+) -> tf.data.Dataset:
+    """Reads and prepares the rows of a group, on all cores; files that can't be read are waited for.
+
+    Args:
+        source: Of the rows.
+        rows: Those of the group.
+        prepare: Makes an example of `read` or `read_good`, and a row.
+        size: Of the group.
+        drop_remainder: Whether nothing is made of fewer rows.
+
+    Returns:
+        A data set of one element, a dict whose fields have the shape (size, ...); of fewer rows,
+        (rows, ...).
+    """
+
+    def prepared(reader: Callable[..., Example]) -> tf.data.Dataset:
+        return rows.map(functools.partial(prepare, reader), startup.cores(), deterministic=True)
+
+    # After an error, the rows behind it would make a group too: so only whole ones are taken.
+    boldly = prepared(read_good).batch(size, drop_remainder=True)
+    carefully = prepared(read).batch(size, drop_remainder=drop_remainder)
+    # Carefully only if an image could not be read: to try each one takes half a millisecond.
+    if source.rereads:
+        carefully = storage.until_read(carefully)
+    return boldly.ignore_errors(log_warning=False).concatenate(carefully).take(1)
 
 
 # From a file and a box to the pixels in the box.

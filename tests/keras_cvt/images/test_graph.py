@@ -82,6 +82,16 @@ def test_pictures_of_a_batch_do_not_touch_one_another():
         np.testing.assert_array_equal(row, alone)
 
 
+@pytest.mark.parametrize(("crop", "side"), [(None, 224), (0.875, 256)])
+def test_a_picture_of_the_right_size_keeps_its_pixels(crop, side):
+    photo = photos()["landscape"][:side, : side + 40 if crop else side]
+    top, left = ((part - 224) // 2 for part in photo.shape[:2])
+    preprocessing = Preprocessing(224, crop)
+    read = graph.resize_and_crop(tf.constant(photo[np.newaxis]), preprocessing)[0].numpy()
+    np.testing.assert_array_equal(read, photo[top : top + 224, left : left + 224])
+    np.testing.assert_array_equal(read, load.load(photo, preprocessing))
+
+
 def test_sizes_and_offsets_are_rounded_alike():
     """A ramp: one pixel aside, the mean would differ by nearly one gray level."""
     ramp = np.add.outer(np.arange(101), np.arange(199)).clip(0, 255)
