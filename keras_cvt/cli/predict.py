@@ -68,7 +68,8 @@ def _predicted(
     """All predictions; or, with the exit status of Ctrl-C, those that were there by then."""
     from tqdm import tqdm
 
-    from keras_cvt.inference.predict import Prediction, find_images, predict_files
+    from keras_cvt.inference.listing import find_images
+    from keras_cvt.inference.predict import Prediction, predict_files
 
     found = find_images(arguments.images)
     if found.left_out:

@@ -229,7 +229,7 @@ def calibration_images(folder: str | os.PathLike) -> list[str]:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {folder} with images to calibrate by.")
-    from keras_cvt.inference.predict import find_images
+    from keras_cvt.inference.listing import find_images
 
     found = find_images([folder])
     if not found.images:
