@@ -1,7 +1,7 @@
 """Operations that some backends and devices compute faster than `keras.ops` has them computed.
 
 Each is the plain operation's function, up to rounding. Which one is used is decided here alone, by
-backend, device and dtype, as measured on one H100 and on a processor (benchmarks/NOTES-gpu.md).
+backend, device and dtype, as measured on one H100 and on a processor (docs/gpu.md).
 TensorFlow always takes the plain ones.
 """
 
