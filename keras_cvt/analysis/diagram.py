@@ -30,7 +30,9 @@ def draw(
     """The picture of a model, or of one that is not made yet.
 
     Args:
-        model_or_stages, input_shape, classes: as in `complexity`.
+        model_or_stages: As in `complexity`.
+        input_shape: As in `complexity`.
+        classes: As in `complexity`.
         title: a line above the picture; None for the model's name, if there is a model.
 
     Returns:

@@ -152,8 +152,9 @@ def export(
         image_size: pixels, one number for a square or (height, width). None: the model's, or 224 if
             it takes any.
         crop: how pictures come to that size, as in `load_image`.
-        mean, std: of each channel, of pixels divided by 255; None for ImageNet's, or for no
+        mean: Mean of each channel, of pixels divided by 255; None for ImageNet's, or for no
             normalization where the model has its own.
+        std: Standard deviation of each channel, likewise.
         any_size: whether the file takes images of any height and width.
         version: of a SavedModel; None for the next one.
         quantize: of a LiteRT file: "none"; "float16" or "dynamic" (int8) weights; "int8" weights and

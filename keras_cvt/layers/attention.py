@@ -31,7 +31,9 @@ class ConvProjection(Composite):
     """Depthwise convolution, then BatchNorm: the convolutional half of a convolutional projection.
 
     Args:
-        kernel_size, strides, padding: as in `ConvEmbedding`.
+        kernel_size: As in `ConvEmbedding`.
+        strides: As in `ConvEmbedding`.
+        padding: As in `ConvEmbedding`.
         deployed: whether the convolution has a bias and does BatchNorm's work as well.
 
     Call arguments:
@@ -115,8 +117,10 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
         projection: "dw_bn", or "linear" for queries, keys and values without convolution (Table 8).
             With "linear" the kernel size, strides and paddings have no effect.
         kernel_size: of the depthwise convolutions.
-        strides_q, padding_q: of the queries' convolution.
-        strides_kv, padding_kv: of the keys' and values' convolutions (Table 7).
+        strides_q: Strides of the queries' convolution.
+        padding_q: Padding of the queries' convolution.
+        strides_kv: Strides of the keys' and values' convolutions (Table 7).
+        padding_kv: Padding of the keys' and values' convolutions.
         use_bias: whether the linear maps to queries, keys and values have a bias.
         attention_dropout: dropout rate of the attention weights.
         dropout: dropout rate of the result.
@@ -251,7 +255,9 @@ class ConvProjectionAttention(ExplicitShapes, Composite):
         """How much of each value goes into each result in inference.
 
         Args:
-            x, class_token, class_token_only: as the layer itself is called with them.
+            x: As the layer itself is called with it.
+            class_token: The same.
+            class_token_only: The same.
 
         Returns:
             (batch, heads, queries, keys), float32 at least; each row sums to 1. With a class token, the

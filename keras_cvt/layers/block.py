@@ -100,9 +100,15 @@ class CvTBlock(ExplicitShapes, Composite):
         num_heads: number of heads; must divide `embed_dim`.
         mlp_ratio: width of the MLP's hidden layer, as a multiple of `embed_dim`; the product is
             rounded down.
-        projection, kernel_size, strides_q, padding_q, strides_kv, padding_kv, use_bias,
-            attention_dropout, kernel_initializer: as in `ConvProjectionAttention`. The queries'
-            convolution must keep the size of the map, for the sake of the residual connection.
+        projection: As in `ConvProjectionAttention`, like the following ones.
+        kernel_size: Of the depthwise convolutions.
+        strides_q: With `padding_q`, it must keep the size of the map, for the residual connection.
+        padding_q: Padding of the queries' convolution.
+        strides_kv: Strides of the keys' and values' convolutions.
+        padding_kv: Padding of the keys' and values' convolutions.
+        use_bias: Whether the linear maps to queries, keys and values have a bias.
+        attention_dropout: Dropout rate of the attention weights.
+        kernel_initializer: Of the linear maps.
         dropout: dropout rate of the attention's result and in the MLP.
         drop_path: probability, in [0, 1), of dropping each half for a sample in training.
         activation: of the MLP; as in `MLP`.

@@ -122,8 +122,9 @@ class ConvEmbedding(Composite):
 
     Args:
         embed_dim: channels of the new map.
-        kernel_size, strides, padding: integers, the same for height and width; `padding` zeros are
-            added on each of the four sides.
+        kernel_size: Integer, height and width of the patches.
+        strides: Integer, for both directions.
+        padding: Integer, how many zeros are added on each of the four sides.
 
     Call arguments:
         x: image or map, (batch, height, width, channels), of any size.

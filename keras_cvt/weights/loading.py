@@ -138,7 +138,8 @@ class Weights(names.NamedWeights):
         """Refuses, before a model is built, weights that can't be those of such a model.
 
         Args:
-            stages, activation: As `CvT` takes them.
+            stages: As `CvT` takes them.
+            activation: As `CvT` takes it.
             channels: Of the images.
             classifier: Whether the model ends in the classifier.
 
