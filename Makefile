@@ -8,7 +8,7 @@ XLA_QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_ex
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch \
-	test-versions test-oldest test-between test-tpu-wheel clean
+	test-versions test-oldest test-between test-tpu-wheel docs clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -92,6 +92,10 @@ test-tpu-wheel: .venv-tpu/made
 	.venv-tpu/bin/python $(PYTEST) $(VERSION_TESTS) tests/training/augment/test_mixing.py
 	.venv-tpu/bin/python $(PYTEST) $(VERSION_SLOW_TESTS)
 
+# The site in build/site. A broken link or a docstring of other arguments is an error.
+docs: .venv-docs/made
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
 # All that python -m benchmarks.* compares with.
 peers: .venv/made .venv-torch/made .venv-jax/made
 
@@ -111,6 +115,11 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 	.venv-torch/bin/python $(PIP_INSTALL) -e ".[torch,test]" transformers
 	touch $@
 
+.venv-docs/made: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python $(PIP_INSTALL) -e ".[docs]"
+	touch $@
+
 .venv-oldest/made: setup.py constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python $(subst constraints,constraints-oldest,$(PIP_INSTALL)) \
@@ -123,4 +132,4 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-tpu build dist *.egg-info
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-tpu .venv-docs build dist *.egg-info

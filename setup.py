@@ -71,6 +71,9 @@ EXTRAS = {
         "foolbox>=3.3.4,<3.4",  # twenty more, with ImageNet labels
         "matplotlib>=3.9",
     ],
+    # the site of docs/. Zensical, the successor of mkdocs-material (kept until May 2027), reads
+    # the same config, but up to 0.1 it has no hooks and lets wrong docstrings pass.
+    "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
     # beside "test", where the backend is TensorFlow: all runtimes, and TensorFlow Serving's messages
     "test-export": [*EXPORT, "tensorflow-serving-api>=2.19"],
     # beside "train", "test" and "test-export": colab/ is executed

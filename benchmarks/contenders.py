@@ -150,7 +150,7 @@ def _repeated(answer: Callable) -> Runner:
 
 
 def _fit(job: Job, dtype: str = "float32", recompute: bool = False) -> Runner:
-    """`fit` with AdamW, as in README, from a batch in the host's memory."""
+    """`fit` with AdamW, as users train, from a batch in the host's memory."""
     import keras
 
     model = _cvt13(job, dtype, recompute=recompute)

@@ -33,7 +33,7 @@ FORMATS = {
 }
 
 # The largest difference from Keras that is accepted by default, as a share of the largest
-# probability. Rounding alone makes less than a tenth of each (README's table). Whether a quantized
+# probability. Rounding alone makes less than a tenth of each (docs/export's table). Whether a quantized
 # model is accurate enough, only its owner can measure, on images of its own kind: this finds broken
 # files.
 QUANTIZATIONS = {"none": 1e-4, "float16": 0.02, "dynamic": 0.3, "int8": 0.5}

@@ -12,7 +12,7 @@ Quantizations:
 Calculating everything in int8, as the converter has it by default, loses the logits: squares and
 variances in the LayerNorms, the probabilities in the attention and the sums along the residual path
 cover too many magnitudes for 256 steps. The linear maps and convolutions, which have nearly all the
-weights and nearly all the multiplications, bear it well (README has the figures).
+weights and nearly all the multiplications, bear it well (docs/export has the figures).
 """
 
 from __future__ import annotations

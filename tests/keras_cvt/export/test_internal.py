@@ -10,7 +10,7 @@ from keras_cvt.export import _internal
 WHAT_TO_DO = (
     "A new version of TensorFlow or LiteRT has moved a private name. Find its new place, mend "
     "keras_cvt/export/_internal.py, and see that `python -m benchmarks.export` gives the accuracies "
-    "of README's table; or keep the older version in setup.py. What is missing: "
+    "of docs/export's table; or keep the older version in setup.py. What is missing: "
 )
 
 

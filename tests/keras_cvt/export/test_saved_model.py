@@ -199,15 +199,16 @@ def test_pictures_are_read_as_by_load_image(tmp_path, crop, size):
         assert difference.max() <= most and (difference > 0).mean() <= share, name
 
 
-def readme(kind):
-    """The example in README that begins with this comment."""
-    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+def documented(kind):
+    """The example in docs/export/savedmodel.md that begins with this comment."""
+    page = CHECKOUT / "docs/export/savedmodel.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     (example,) = [block for block in blocks if block.startswith(f"# {kind}")]
     return example
 
 
 def run_example(kind, replaced, photo):
-    code = readme(kind)
+    code = documented(kind)
     for old, new in {**replaced, "cat.jpg": str(photo), "cvt13": "small"}.items():
         assert old in code
         code = code.replace(old, new)
@@ -216,13 +217,13 @@ def run_example(kind, replaced, photo):
     return process.stdout
 
 
-def test_grpc_client_of_the_readme(served, square):
+def test_grpc_client_of_the_docs(served, square):
     with loopback.serve("small", served / "1") as address:
         said = run_example("grpc client", {"localhost:8500": address}, square)
     check_example(dict(eval(said)), square)
 
 
-def test_rest_client_of_the_readme(signatures, square):
+def test_rest_client_of_the_docs(signatures, square):
     """A server that reads and writes JSON as TensorFlow Serving's REST reference describes it."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
