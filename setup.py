@@ -54,6 +54,11 @@ EXTRAS = {
     "search": ["optuna>=5,<6"],  # each major version changes what a study keeps
     # keras-cvt export: the converters, and the runtimes in which each file is verified
     "export": EXPORT,
+    # keras-cvt predict and embed --output, and lists and files that pyarrow reads
+    "parquet": ["pyarrow>=17"],
+    # the same with --engine ray. The engine relies on details of Ray Data, which change between minor
+    # versions: that a lost worker's block is passed over, and that items need no task that reads them.
+    "ray": ["ray[data]>=2.60,<2.61"],
     # pictures: plot_attention and keras-cvt explain
     "plot": ["matplotlib>=3.9"],
     # colab/, beside "train": LiteRT, and TensorFlow Serving's messages

@@ -30,6 +30,8 @@ _EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "openvino": "export",
+    "pyarrow": "parquet",
+    "ray": "ray",
 }
 _BACKENDS = ("tensorflow", "jax", "torch")
 

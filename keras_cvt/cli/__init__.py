@@ -11,10 +11,19 @@ from collections.abc import Sequence
 
 import keras_cvt
 from keras_cvt._commands import WRONG_USE, Parser, exit_status
-from keras_cvt.cli import convert, draw, explain, export, predict, summary, weights
+from keras_cvt.cli import convert, draw, embed, explain, export, predict, summary, weights
 
 PROGRAM = "keras-cvt"
-COMMANDS = (summary, draw, weights, convert, predict, explain, export)  # as --help lists them
+COMMANDS = (
+    summary,
+    draw,
+    weights,
+    convert,
+    predict,
+    embed,
+    explain,
+    export,
+)  # as --help lists them
 EXPECTED = {ValueError: WRONG_USE, OSError: WRONG_USE, ImportError: WRONG_USE}
 
 

@@ -32,11 +32,13 @@ class Classifier:
     top: int
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `open_model` reads."""
-    parser.add_argument(
-        "--model", required=True, help="cvt13, cvt21 or cvtw24; or a .keras file with its weights"
-    )
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    labels: bool = True,
+    model: str = "cvt13, cvt21 or cvtw24; or a .keras file with its weights",
+) -> None:
+    """The options that `open_model` reads; `--labels` is for who names classes."""
+    parser.add_argument("--model", required=True, help=model)
     parser.add_argument(
         "--weights", help="a published name or a file (default: imagenet; none for a .keras file)"
     )
@@ -46,17 +48,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="in pixels: 384, or HEIGHTxWIDTH (default: the model's or the weights', else 224)",
     )
-    parser.add_argument(
-        "--labels",
-        metavar="FILE",
-        help="a class name on each line (default: the model's own, or ImageNet's if it has 1000 "
-        "classes without names)",
-    )
+    if labels:
+        parser.add_argument(
+            "--labels",
+            metavar="FILE",
+            help="a class name on each line (default: the model's own, or ImageNet's if it has 1000 "
+            "classes without names)",
+        )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `open_classifier` reads."""
-    add_model_options(parser)
+def add_options(parser: argparse.ArgumentParser, **options: str) -> None:
+    """The options that `open_classifier` reads; others as of `add_model_options`."""
+    add_model_options(parser, **options)
     parser.add_argument(
         "--top",
         type=_commands.integer(1),
@@ -122,20 +125,21 @@ def open_classifier(arguments: argparse.Namespace) -> Classifier:
     """
     given = _commands.read_labels(arguments.labels)
     if given is not None and arguments.top is not None:
-        _check_top(arguments.top, len(given))  # before weights are fetched
+        check_top(arguments.top, len(given))  # before weights are fetched
     model, image_size, crop = open_model(arguments, given)
     from keras_cvt import classification  # imports Keras, which `open_model` starts quietly
 
     model = classification.with_probabilities(model)
-    image_size = _checked(arguments.model, model, image_size)
+    image_size = checked_size(arguments.model, model, image_size)
     preprocessing = classification.preprocessing_for(model, image_size, crop)
     labels = name_classes(arguments.model, model, given)
     top = min(5, len(labels)) if arguments.top is None else arguments.top
-    _check_top(top, len(labels))
+    check_top(top, len(labels))
     return Classifier(model, preprocessing, labels, top)
 
 
-def _check_top(top: int, classes: int) -> None:
+def check_top(top: int, classes: int) -> None:
+    """Refuses to name more classes than there are."""
     if top > classes:
         raise ValueError(f"--top {top}: there are {classes} classes")
 
@@ -168,7 +172,9 @@ def name_classes(name: str, model: keras.Model, labels: list[str] | None) -> lis
     return classes.labels_of(model, labels)
 
 
-def _checked(name: str, model: keras.Model, image_size: tuple[int, int] | None) -> tuple[int, int]:
+def checked_size(
+    name: str, model: keras.Model, image_size: tuple[int, int] | None
+) -> tuple[int, int]:
     """Refuses images that can't be used; returns their size."""
     *sides, channels = model.input_shape[1:]
     if channels != 3:

@@ -12,33 +12,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cvt import _commands
-from keras_cvt._files import check_file, json_text, replacing
-from keras_cvt.cli import classifiers
+from keras_cvt._files import json_text, replacing
+from keras_cvt.cli import classifiers, jobs
 
 if TYPE_CHECKING:
     from keras_cvt.inference.predict import Prediction
+    from keras_cvt.inference.tasks import Work
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("predict", help="the classes of images")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    classifiers.add_options(parser)
-    parser.add_argument(
-        "--batch-size", type=_commands.integer(1), default=8, metavar="N", help="default: 8"
-    )
+    classifiers.add_options(parser, model=jobs.MODEL_HELP)
     output = parser.add_mutually_exclusive_group()
-    output.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write a table to FILE, which is replaced"
-    )
+    jobs.add_options(parser, output)
     output.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.csv:
-        check_file(arguments.csv)
-    classifier = classifiers.open_classifier(arguments)
-    results, status = _predicted(classifier, arguments)
+    jobs.check_options(arguments)
+    work = _work(arguments)
+    if arguments.output:
+        return jobs.write_parts(arguments, work)
+    results, status = _predicted(work, arguments)
     if arguments.json:
         # An escape of the output's own would be none of JSON.
         encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
@@ -62,31 +59,41 @@ def run(arguments: argparse.Namespace) -> int:
     return status or (1 if broken else 0)
 
 
-def _predicted(
-    classifier: classifiers.Classifier, arguments: argparse.Namespace
-) -> tuple[list[Prediction], int]:
+def _work(arguments: argparse.Namespace) -> Work:
+    """The model that is meant, in its runtime."""
+    from keras_cvt.inference import tasks
+
+    if arguments.runtime == "keras":
+        classifier = classifiers.open_classifier(arguments)
+        task = tasks.Predict(classifier.preprocessing, tuple(classifier.labels), classifier.top)
+        return tasks.keras_work(classifier.model, task)
+    labels = _commands.read_labels(arguments.labels)
+    if labels is not None:
+        from keras_cvt.images.labels import with_ids
+
+        labels = with_ids(labels)
+    work = tasks.exported_work(arguments.runtime, arguments.model, labels, arguments.top)
+    classifiers.check_top(work.task.top, len(work.task.labels))
+    return work
+
+
+def _predicted(work: Work, arguments: argparse.Namespace) -> tuple[list[Prediction], int]:
     """All predictions; or, with the exit status of Ctrl-C, those that were there by then."""
     from tqdm import tqdm
 
-    from keras_cvt.inference.listing import find_images
-    from keras_cvt.inference.predict import Prediction, predict_files
+    from keras_cvt.inference.answers import answer_files
+    from keras_cvt.inference.predict import Prediction, prediction
 
-    found = find_images(arguments.images)
-    if found.left_out:
-        print(f"keras-cvt predict: {found.left_out}", file=sys.stderr)
+    found = jobs.find(arguments)
+    batch_size = min(arguments.batch_size, max(1, len(found.images)))
     results = [Prediction(folder, error=why) for folder, why in found.empty.items()]
     # The bar goes to standard error, and only where somebody is looking.
     with tqdm(total=len(found.images), unit="image", disable=None) as bar:
         try:
-            for result in predict_files(
-                classifier.model,
-                found.images,
-                preprocessing=classifier.preprocessing,
-                top=classifier.top,
-                batch_size=arguments.batch_size,
-                labels=classifier.labels,
+            for answer in answer_files(
+                found.images, work.task.preprocessing, work.runtime, batch_size
             ):
-                results.append(result)
+                results.append(prediction(answer, work.task))
                 bar.update()
         except KeyboardInterrupt:
             print("keras-cvt predict: interrupted; this is what is done", file=sys.stderr)

@@ -18,6 +18,7 @@ from keras_cvt.export.formats import ExportError
 from keras_cvt.images.load import load
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
+from keras_cvt.inference.exported import Description
 from keras_cvt.structure import structure_of, with_features
 
 # Several steps of the dtype: a CvT adds the results of some dozen operations.
@@ -35,6 +36,7 @@ class Classifier:
         sized: The same for images of the exported size.
         logits: Whether its answers are logits.
         labels: the classes' names.
+        class_ids: the classes' ids, as `labels_of` gives them.
         preprocessing: How a picture becomes the model's input.
         batch_size: None for any.
         any_size: whether the model takes images of other sizes than `image_size`, too.
@@ -45,6 +47,7 @@ class Classifier:
     sized: keras.Model
     logits: bool
     labels: tuple[str, ...]
+    class_ids: tuple[str, ...]
     preprocessing: Preprocessing
     batch_size: int | None
     any_size: bool
@@ -61,6 +64,11 @@ class Classifier:
     @property
     def std(self) -> tuple[float, ...]:
         return self.preprocessing.std
+
+    @property
+    def description(self) -> Description:
+        """What the file says of itself."""
+        return Description(self.preprocessing, tuple(zip(self.class_ids, self.labels, strict=True)))
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -135,7 +143,7 @@ def classifier(
             "before, with `quantize` for LiteRT."
         )
     try:
-        names = [name for _, name in labels_of(model, labels)]
+        ids, names = zip(*labels_of(model, labels), strict=True)
     except ValueError as error:
         raise ExportError(str(error)) from None
     channels = model.input_shape[-1]
@@ -167,7 +175,8 @@ def classifier(
         given=model,
         sized=sized,
         logits=logits,
-        labels=tuple(names),
+        labels=names,
+        class_ids=ids,
         preprocessing=preprocessing,
         batch_size=batch_size,
         any_size=any_size,

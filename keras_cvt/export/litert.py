@@ -25,12 +25,13 @@ from pathlib import Path
 import flatbuffers
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from keras_cvt.export import _internal, graph, litert_metadata
 from keras_cvt.export.classifier import Classifier
 from keras_cvt.export.formats import ExportError
-from keras_cvt.export.verify import Run
+from keras_cvt.inference.exported import IN_ARCHIVE, litert_run
+
+load = litert_run
 
 # What "int8" calculates in int8.
 INT8_OPERATIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -73,6 +74,7 @@ def write(model: Classifier, path: Path, quantize: str, images: Sequence[str]) -
     path.write_bytes(_finished(model, content))
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(litert_metadata.LABELS, "".join(f"{label}\n" for label in model.labels))
+        file.writestr(IN_ARCHIVE, model.description.to_json())
 
 
 def _calibration(model: Classifier, images: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -126,10 +128,3 @@ class _OnceBuilder(flatbuffers.Builder):
             self.Prep(16 if x.dtype == np.uint8 else x.itemsize, x.nbytes)
             self._written[key] = super().CreateNumpyVector(x)
         return self._written[key]
-
-
-def load(path: Path, threads: int | None = None) -> Run:
-    """Answers with LiteRT on the CPU, through XNNPACK."""
-    interpreter = Interpreter(str(path), num_threads=threads)
-    run = interpreter.get_signature_runner("serving_default")
-    return lambda images: run(images=images)["probabilities"]

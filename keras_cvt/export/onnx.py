@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import tf2onnx
 
 from keras_cvt.export import graph
 from keras_cvt.export.classifier import Classifier
 from keras_cvt.export.formats import ExportError
 from keras_cvt.export.verify import Run
+from keras_cvt.inference.exported import KEY, onnx_run
 
 OPSET = 18
 
@@ -26,6 +26,8 @@ def write(model: Classifier, path: Path) -> None:
         opset=OPSET,
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, model.description.to_json()
     path.write_bytes(proto.SerializeToString())
 
 
@@ -48,7 +50,6 @@ def load(path: Path) -> Run:
         ExportError: if it does not take the file.
     """
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return onnx_run(path)
     except Exception as error:  # of onnxruntime's own classes, which have no common name
         raise ExportError(f"onnxruntime does not take the exported file: {error}") from error
-    return lambda images: session.run(["probabilities"], {"images": images})[0]

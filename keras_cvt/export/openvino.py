@@ -13,17 +13,14 @@ import openvino
 
 from keras_cvt.export import graph
 from keras_cvt.export.classifier import Classifier
-from keras_cvt.export.verify import Run
+from keras_cvt.inference.exported import KEY, openvino_run
+
+load = openvino_run
 
 
 def write(model: Classifier, path: Path) -> None:
     """Writes the two files, from `images` to `probabilities`."""
     with graph.saved(model) as folder:
-        openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
-
-
-def load(path: Path, precision: str = "f32") -> Run:
-    """Answers with OpenVINO, on the CPU; `precision` is its hint."""
-    options = {"INFERENCE_PRECISION_HINT": precision}
-    compiled = openvino.compile_model(path, "CPU", options)
-    return lambda images: compiled({"images": images})["probabilities"]
+        converted = openvino.convert_model(folder)
+        converted.set_rt_info(model.description.to_json(), [KEY])
+        openvino.save_model(converted, path, compress_to_fp16=False)

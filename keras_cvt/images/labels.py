@@ -8,7 +8,6 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 
@@ -27,6 +26,8 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     Raises:
         ValueError: another shape, or `top` out of range.
     """
+    import keras  # here: workers that run exported files need no Keras
+
     preds = keras.ops.convert_to_numpy(preds)
     if preds.ndim != 2 or preds.shape[1] != 1000:
         raise ValueError(

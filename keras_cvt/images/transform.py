@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from keras_cvt.images.exif import orientation
@@ -58,6 +57,8 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
             "preprocess_input takes images of shape (..., 3), data_format=None or "
             f"'channels_last'. Received: data_format={data_format!r}"
         )
+    import keras  # here: who only decodes pictures needs no Keras
+
     is_tensor = keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
     if not is_tensor:
         x = np.asarray(x)

@@ -17,6 +17,9 @@ import numpy as np
 from keras_cvt.images.load import load
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.images.transform import normalize
+from keras_cvt.inference import remote
+
+_NAMELESS = "the given bytes: "  # how `load` calls what it is given
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,10 +50,14 @@ def decode(source: str, preprocessing: Preprocessing, content: Any = None) -> De
             None: the source is read.
     """
     try:
+        if content is None and remote.is_remote(source):
+            content = remote.read(source)
         pixels = load(source if content is None else content, preprocessing)
     except (OSError, ValueError) as error:
-        said = str(error).removeprefix("the given bytes: ")
-        return Decoded(source, error=said if content is None else f"{source}: {said}")
+        said = str(error)
+        if said.startswith(_NAMELESS):
+            said = f"{source}: {said.removeprefix(_NAMELESS)}"
+        return Decoded(source, error=said)
     return Decoded(source, normalize(pixels, preprocessing.mean, preprocessing.std))
 
 

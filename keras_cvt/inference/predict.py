@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import keras
-import numpy as np
 
 from keras_cvt import classification
 from keras_cvt.classes import labels_of
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.inference.answers import Answer, answer_files
 from keras_cvt.inference.runtimes import keras_runtime
+from keras_cvt.inference.tasks import Predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +70,12 @@ def predict_files(
         preprocessing = classification.preprocessing_for(model, size, "official")
     # Of fewer images than a batch has, no batch is full.
     batch_size = min(batch_size, max(1, len(sources)))
-    runtime = keras_runtime(model)
+    runtime, task = keras_runtime(model), Predict(preprocessing, tuple(labels), top)
     for answer in answer_files(sources, preprocessing, runtime, batch_size, threads):
-        yield prediction(answer, labels, top)
+        yield prediction(answer, task)
 
 
-def prediction(answer: Answer, labels: Sequence[tuple[str, str]], top: int) -> Prediction:
-    """Names the likeliest classes of an answer whose values are probabilities."""
-    if answer.values is None:
-        return Prediction(answer.source, error=answer.error)
-    best = np.argsort(-answer.values, kind="stable")[:top]
-    rows = tuple((*labels[c], float(answer.values[c])) for c in best)
-    return Prediction(answer.source, rows)
+def prediction(answer: Answer, task: Predict) -> Prediction:
+    """Names the likeliest classes of an answer."""
+    best = task.best(answer)
+    return Prediction(answer.source, None if best is None else tuple(best), answer.error)
