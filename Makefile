@@ -102,7 +102,7 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) -e ".[tensorflow,train,search,test,test-export,test-notebooks]"
+	$(BIN)/python $(PIP_INSTALL) -e ".[tensorflow,train,search,test,test-export,test-notebooks,ray]"
 	touch $@
 
 .venv-jax/made: setup.py constraints.txt

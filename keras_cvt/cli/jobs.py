@@ -172,7 +172,7 @@ def _engine(arguments: argparse.Namespace, work: Work, parts: Any, progress: Any
     workers = ray_engine.Workers(
         arguments.workers, arguments.cpus_per_worker, arguments.gpus_per_worker or 0
     )
-    with ray_engine.connected(arguments.address):
+    with ray_engine.connected(arguments.address, work.size):
         yield from ray_engine.run(work, parts, arguments.batch_size, workers, progress.say)
 
 

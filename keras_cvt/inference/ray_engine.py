@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # A worker's threads help each other up to about this many.
 _MOST_CPUS = 8
 
-# Of a Ray of one's own: it holds the model's files and little else.
+# Of a Ray of one's own, beside the model's files.
 _OBJECT_STORE = 2**28
 
 # So many passes in which nothing is finished end a job: something kills every worker.
@@ -63,12 +63,13 @@ class Workers:
 
 
 @contextlib.contextmanager
-def connected(address: str | None = None) -> Iterator[None]:
+def connected(address: str | None = None, stored: int = 0) -> Iterator[None]:
     """Connects to a Ray cluster, for as long as the context lasts.
 
     Args:
         address: Of a cluster, such as "auto" or "ray://head:10001". Defaults to None: a Ray of one's
             own on this machine, which tells nobody that it was used.
+        stored: Bytes that a Ray of one's own must be able to store, such as `Work.size`.
 
     Raises:
         RayError: If there is none.
@@ -88,7 +89,7 @@ def connected(address: str | None = None) -> Iterator[None]:
                 address="local",
                 num_cpus=available_processors(),
                 include_dashboard=False,
-                object_store_memory=_OBJECT_STORE,
+                object_store_memory=_OBJECT_STORE + 2 * stored,
                 **quiet,
             )
         else:
@@ -111,8 +112,8 @@ def resolved(workers: Workers) -> Workers:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    with_gpus = [node for node in nodes if node.get("GPU", 0) >= min(workers.gpus, 1)]
-    able = [int(node.get("CPU", 0)) for node in with_gpus if node.get("CPU", 0) >= 1]
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= workers.gpus]
+    able = [int(node.get("CPU", 0)) for node in with_gpus or nodes if node.get("CPU", 0) >= 1]
     cpus = workers.cpus or min([*able, _MOST_CPUS])
     room = 0
     for node in nodes:
@@ -158,11 +159,9 @@ def run(
     while chunks := parts.unfinished():
         fitting = resolved(workers)
         finished = 0
-        for row in _pass(work, parts, batch_size, fitting, model, chunks):
-            if row["failed"]:
-                raise OSError(row["failed"])
+        for done in _pass(work, parts, batch_size, fitting, model, chunks):
             finished += 1
-            yield Done(int(row["chunk"]), int(row["images"]), int(row["errors"]))
+            yield done
         lost = len(chunks) - finished
         fruitless = 0 if finished else fruitless + 1
         if fruitless == _MOST_FRUITLESS:
@@ -176,8 +175,13 @@ def run(
 
 def _pass(
     work: Work, parts: Parts, batch_size: int, workers: Workers, model: Any, chunks: list[int]
-) -> Iterator[dict[str, Any]]:
-    """Has each chunk computed once; yields nothing for those whose worker was lost."""
+) -> Iterator[Done]:
+    """Has each chunk computed once; yields nothing for those whose worker was lost.
+
+    Raises:
+        RayError: If a worker fails, rather than being lost.
+        OSError: If it can't write.
+    """
     import ray
 
     _quiet_data()
@@ -201,7 +205,18 @@ def _pass(
         },
         **_reserved(dataclasses.replace(workers, count=min(workers.count, len(chunks)))),
     )
-    yield from answered.iter_rows()
+    rows = iter(answered.iter_rows())
+    while True:
+        try:
+            row = next(rows, None)
+        except ray.exceptions.RayError:
+            return  # a node that was lost before its worker had begun ends the whole pass
+        if row is None:
+            return
+        if row["failed"]:
+            kind = OSError if row["full"] else RayError
+            raise kind(row["failed"])
+        yield Done(int(row["chunk"]), int(row["images"]), int(row["errors"]))
 
 
 def _reserved(workers: Workers) -> dict[str, Any]:
@@ -246,11 +261,18 @@ class _ChunkWorker:
     def __init__(self, url, task, runtime, model, batch_size, threads, environment):
         self._parts, self._task = Parts(url), task
         self._batch_size, self._threads = batch_size, threads
-        self._runtime = _opened(runtime, model, threads, environment)
+        self._runtime = self._failed = None
+        try:
+            self._runtime = _opened(runtime, model, threads, environment)
+        except Exception as error:  # a worker that ends here would be taken for one that is lost
+            self._failed = f"a worker can't open the model: {one_line(error)}"
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        """Returns a row about the chunk. What fails is told by the driver, in one line and once."""
         (chunk,) = batch["chunk"]
-        row = {"chunk": int(chunk), "images": 0, "errors": 0, "failed": ""}
+        row = {"chunk": int(chunk), "images": 0, "errors": 0, "failed": "", "full": False}
+        if self._failed is not None:
+            return {name: [value] for name, value in (row | {"failed": self._failed}).items()}
         try:
             done = write_chunk(
                 self._parts,
@@ -261,8 +283,10 @@ class _ChunkWorker:
                 min(self._threads, default_threads()),
             )
             row.update(images=done.images, errors=done.errors)
-        except OSError as error:  # told by the driver, in one line and once
-            row["failed"] = one_line(error)
+        except OSError as error:
+            row.update(failed=one_line(error), full=True)
+        except Exception as error:
+            row["failed"] = f"a worker failed: {type(error).__name__}: {one_line(error)}"
         return {name: [value] for name, value in row.items()}
 
 

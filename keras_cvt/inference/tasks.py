@@ -151,6 +151,13 @@ class Work:
     paths: tuple[Path, ...] = ()
     identity: str = ""
 
+    @property
+    def size(self) -> int:
+        """About how many bytes the files have."""
+        if self.model is None:
+            return sum(path.stat().st_size for path in self.paths)
+        return 4 * self.model.count_params()
+
     def files(self) -> dict[str, bytes]:
         """The content of the model's files, for `open_files` on another machine."""
         if self.model is None:
