@@ -8,7 +8,7 @@ XLA_QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_ex
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo peers test test-slow lint format notebooks venv test-backends test-jax test-torch \
-	test-versions test-oldest test-between test-tpu-wheel docs clean
+	test-versions test-oldest test-between test-tpu-wheel docs release clean
 
 demo: .venv/made
 	$(BIN)/python -m training.train --config digits --run-dir runs/digits
@@ -130,6 +130,19 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python $(subst constraints,constraints-tpu,$(PIP_INSTALL)) -e ".[tpu,train,test]"
 	touch $@
+
+# sdist and wheel in dist/, checked, and each installed in an environment of its own.
+release:
+	rm -rf dist build/release
+	$(PYTHON) -m venv build/release/tools
+	build/release/tools/bin/python $(PIP_INSTALL) build twine
+	build/release/tools/bin/python -m build --outdir dist .
+	build/release/tools/bin/twine check --strict dist/*
+	for file in dist/*; do \
+		$(PYTHON) -m venv --clear build/release/user && \
+		build/release/user/bin/python $(PIP_INSTALL) "$$file" && \
+		(cd build/release && user/bin/keras-cvt --version) || exit 1; \
+	done
 
 clean:
 	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-tpu .venv-docs build dist *.egg-info

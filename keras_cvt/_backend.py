@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import re
 import socket
 import sys
@@ -51,8 +52,24 @@ LAST_LIBTPU = (0, 0, 30)
 _METADATA_SERVER = ("metadata.google.internal", 80)
 
 
+# What decides how the library behaves: what a report of a fault must tell.
+_REPORTED = ("keras", "numpy", "h5py", "huggingface_hub", "safetensors", "pillow")
+
+
 class InstallationError(ImportError):
     """What is installed does not fit together. The message says in one line what to type."""
+
+
+def environment() -> str:
+    """Tells what is installed, for reports of faults: Python, the system, and versions of packages."""
+    versions = {
+        name: _version(name)
+        for name in (*_REPORTED, *_TENSORFLOWS, "libtpu", "jax", "jaxlib", "torch")
+    }
+    found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    backend = os.environ.get("KERAS_BACKEND", "not set")
+    system = f"Python {platform.python_version()}, {platform.platform()}"
+    return f"{system}\n{found}\nKERAS_BACKEND {backend}"
 
 
 def missing(error: ImportError) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import keras_cvt
+from keras_cvt import _backend
 from keras_cvt._commands import WRONG_USE, Parser, exit_status
 from keras_cvt.cli import convert, draw, embed, explain, export, predict, summary, weights
 
@@ -44,11 +46,19 @@ def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM, description="CvT, the Convolutional vision Transformer, for Keras 3."
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {keras_cvt.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_parser(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version and all else that a report of a fault must tell."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"{PROGRAM} {keras_cvt.__version__}\n{_backend.environment()}")
+        parser.exit()
 
 
 def _run(arguments: argparse.Namespace) -> int:

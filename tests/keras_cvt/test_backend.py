@@ -25,6 +25,17 @@ def installed(monkeypatch, **versions):
     monkeypatch.setattr(metadata, "version", version)
 
 
+def test_a_report_names_what_is_installed(monkeypatch):
+    installed(monkeypatch, keras="3.14.0", tensorflow_tpu="2.20.0", libtpu="0.0.30")
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    lines = _backend.environment().splitlines()
+    assert lines[0].startswith(f"Python {sys.version.split()[0]}, ")
+    assert lines[1:] == [
+        "keras 3.14.0, tensorflow-tpu 2.20.0, libtpu 0.0.30",
+        "KERAS_BACKEND tensorflow",
+    ]
+
+
 def test_one_tensorflow_is_right(monkeypatch):
     for versions in (
         {},
