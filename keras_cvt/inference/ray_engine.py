@@ -319,10 +319,13 @@ def answer_dataset(
         path: The column of the paths.
         content: The column of the files' contents. None: the paths are read. Defaults to "bytes".
         batch_size: Images at a time.
-        workers: Defaults to as many as the cluster has room for, less one processor for reading.
+        workers: Defaults to as many as the cluster has room for, a processor being left for reading.
 
     Returns:
         The dataset with the columns of `work.task.schema()` in place of `content`.
+
+    Raises:
+        RayError: If no processor would be left to read the dataset, for which it would wait for ever.
 
     Example:
 
@@ -334,9 +337,7 @@ def answer_dataset(
     """
     import ray
 
-    if workers.count is None:
-        workers = dataclasses.replace(workers, count=max(1, (resolved(workers).count or 1) - 1))
-    fitting = resolved(workers)
+    fitting = _beside_reading(workers)
     options = _reserved(fitting)
     options = {name: value for name, value in options.items() if not name.startswith("max_")}
     return _mapped(
@@ -355,6 +356,24 @@ def answer_dataset(
             "environment": _environment(),
         },
         **options,
+    )
+
+
+def _beside_reading(workers: Workers) -> Workers:
+    """What `resolved` returns, or less, so that a processor is left for the tasks of a dataset."""
+    import ray
+
+    processors = int(ray.cluster_resources().get("CPU", 0))
+    fitting = resolved(workers)
+    if fitting.count * fitting.cpus < processors:
+        return fitting
+    if workers.cpus is None and fitting.cpus > 1:
+        return dataclasses.replace(fitting, cpus=fitting.cpus - 1)
+    if fitting.count > 1:
+        return dataclasses.replace(fitting, count=fitting.count - 1)
+    raise RayError(
+        f"The worker takes all {processors} processors, and none is left to read the dataset. A "
+        "cluster must have two, or Workers(cpus=...) fewer."
     )
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import export, inference, measure, picture, training
+from benchmarks import export, inference, measure, picture, predict, scale_out, training
 from benchmarks.contenders import CONTENDERS, TORCH_EAGER, Job
 
 
@@ -60,6 +60,8 @@ def test_a_contender_takes_its_turn(monkeypatch):
         (inference, ["--rounds", "2"], "--rounds: must be an integer, at least 3. Received '2'."),
         (inference, ["--only", "ResNet51"], "invalid choice: 'ResNet51'"),
         (inference, ["--sizes", "64", "64"], "--sizes must be two or more different ones"),
+        (predict, ["--rounds", "2"], "--rounds: must be an integer, at least 3. Received '2'."),
+        (scale_out, ["--images", "1"], "--images: must be an integer, at least 64. Received '1'."),
         (training, ["--batch", "0"], "--batch: must be an integer, at least 1. Received '0'."),
         (training, ["--seconds", "0"], "--seconds: must be a number, above 0. Received '0'."),
         (picture, ["a.json", "--output", "none/a.png"], "/none to write a.png in"),
@@ -105,3 +107,13 @@ def test_picture(tmp_path, capsys):
     assert picture.main([str(path), "--output", str(tmp_path / "other.png")]) == 2
     assert "not what --json writes" in capsys.readouterr().err
     assert not (tmp_path / "other.png").exists()
+
+
+def test_the_ways_to_predict_take_turns(capsys):
+    begun = []
+    contenders = {name: lambda name=name: begun.append(name) for name in (predict.BEFORE, "other")}
+    rates = predict.take_turns(contenders, 10, 3)
+    assert begun[:2] == begun[2:4][::-1] and len(begun) == 8
+    assert [len(found) for found in rates.values()] == [3, 3]
+    said = predict.table(512, {predict.BEFORE: [1.0, 2.0, 4.0], "other": [2.0, 6.0, 4.0]})
+    assert "| other | 4.0 | 2.00 | 1.00-3.00 |" in said

@@ -26,6 +26,7 @@ ELSEWHERE = {"docs/own-heads.md", "docs/export/savedmodel.md"}
 SLOW = {
     *("docs/index.md", "docs/fine-tuning.md"),  # they train
     *("docs/export/onnx.md", "docs/export/openvino.md"),
+    "docs/scale-out.md",  # it starts Ray
 }
 
 # For a run of seconds.

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import memory
 import pytest
 from PIL import Image
 
@@ -104,6 +105,24 @@ def test_an_embedding_is_a_list_of_fixed_size(tmp_path, sources):
     rows = table.column("embedding").to_pylist()
     assert rows[3] == pytest.approx([1 - 60 / 255, 60 / 255], abs=0.01)
     assert rows[6] is None and rows[10] is None
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images(tmp_path, sources):
+    """Twenty times as many images, hard links of ten, take some megabytes more: their paths."""
+    peaks = []
+    for count in (1_000, 20_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            os.link(sources[number % 10], folder / f"{number:06}.png")
+        with memory.peak() as peak:
+            links = find_images([folder]).images
+            parts = Parts(str(tmp_path / f"answers-{count}"))
+            parts.begin(links, predicting().options(), 8)
+            assert sum(done.images for done in run_locally(predicting(), parts, 8)) == count
+        peaks.append(peak.bytes)
+    assert peaks[1] < peaks[0] + 40 * 2**20
 
 
 def test_other_inputs_or_options_are_refused(tmp_path, sources):
