@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ConvProjectionAttention,
         CvTBlock,
         DropPath,
+        ImagePreprocessing,
         PositionEmbedding,
         quick_gelu,
     )
@@ -49,6 +50,7 @@ __all__ = [
     "CvTBlock",
     "CvTW24",
     "DropPath",
+    "ImagePreprocessing",
     "PositionEmbedding",
     "StageConfig",
     "attention_maps",
@@ -90,6 +92,7 @@ __getattr__, __dir__ = _lazy.attach(
             "ConvProjectionAttention",
             "CvTBlock",
             "DropPath",
+            "ImagePreprocessing",
             "PositionEmbedding",
             "quick_gelu",
         ),

@@ -16,6 +16,7 @@ import numpy as np
 from keras_cvt._keras_internal import calls, graph_of, is_functional
 from keras_cvt._messages import one_line
 from keras_cvt.images.preprocessing import Preprocessing
+from keras_cvt.layers import ImagePreprocessing
 from keras_cvt.structure import copy_weights, ending, structure_of
 
 _LARGEST = 20.0  # beyond this, what enters a CvT is not normalized
@@ -198,6 +199,21 @@ def preprocessing_for(model: keras.Model, image_size: Any, crop: Any) -> Preproc
     return preprocessing
 
 
+def sides_of(model: keras.Model) -> tuple[int | None, int | None]:
+    """(height, width) of the images that a classifier is for; None for any.
+
+    Of a model that resizes images itself, the size that it makes of them: such images it takes as they
+    are.
+
+    Args:
+        model: As `single` returns it.
+    """
+    for operation in structure_of(model).before:
+        if isinstance(operation, ImagePreprocessing) and operation.image_size is not None:
+            return operation.image_size
+    return tuple(model.inputs[0].shape[1:3])
+
+
 def unnormalized(channels: int) -> dict[str, tuple[float, ...]]:
     """Mean and standard deviation with which normalization leaves pixels from 0 to 255 as they are."""
     return {"mean": (0.0,) * channels, "std": (1 / 255,) * channels}
@@ -205,6 +221,8 @@ def unnormalized(channels: int) -> dict[str, tuple[float, ...]]:
 
 def resized(model: keras.Model, height: int | None, width: int | None) -> keras.Model:
     """The same graph with the same weights, for images of another size.
+
+    A model that resizes images itself then makes this size of them, or, for any, still its own.
 
     Args:
         model: As `single` returns it; returned itself where it is for such images.
@@ -256,6 +274,10 @@ def _with_size(config: Any, size: tuple | None, inner: tuple | None, depth: int 
         changed[key] = _with_size(value, size, inner, depth + is_model)
         if key in ("batch_shape", "build_input_shape") and here and len(value or ()) == 4:
             changed[key] = (value[0], *here, value[3])
+    if config.get("class_name") == "ImagePreprocessing" and None not in (size or (None,)):
+        options = changed["config"]
+        if options["image_size"] is not None:
+            options["image_size"] = size
     return changed
 
 

@@ -183,6 +183,9 @@ def checked_size(
         raise ValueError(
             f"{name} must take images, (batch, height, width, 3). Its input is {model.input_shape}."
         )
+    from keras_cvt import classification
+
+    sides = classification.sides_of(model)
     if image_size is None:
         return tuple(side or 224 for side in sides)
     if not all(side in (None, size) for side, size in zip(sides, image_size, strict=True)):

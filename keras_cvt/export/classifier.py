@@ -162,7 +162,7 @@ def classifier(
         raise ExportError(f"`std` must be above 0. Received {tuple(std)}.")
     size = image_size
     if size is None:
-        size = tuple(side or 224 for side in model.input_shape[1:3])
+        size = tuple(side or 224 for side in classification.sides_of(model))
     preprocessing = Preprocessing(size, crop, mean, std)
     try:
         sized = classification.resized(

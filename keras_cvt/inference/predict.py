@@ -66,7 +66,7 @@ def predict_files(
         )
     model = classification.with_probabilities(model)
     if preprocessing is None:
-        size = tuple(side or 224 for side in model.input_shape[1:3])
+        size = tuple(side or 224 for side in classification.sides_of(model))
         preprocessing = classification.preprocessing_for(model, size, "official")
     # Of fewer images than a batch has, no batch is full.
     batch_size = min(batch_size, max(1, len(sources)))

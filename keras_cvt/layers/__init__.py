@@ -14,6 +14,7 @@ from keras_cvt.layers.block import MLP, CvTBlock
 from keras_cvt.layers.class_names import ClassNames
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.embedding import ClassToken, ConvEmbedding, PositionEmbedding
+from keras_cvt.layers.image_preprocessing import ImagePreprocessing
 
 __all__ = [
     "MLP",
@@ -24,6 +25,7 @@ __all__ = [
     "ConvProjectionAttention",
     "CvTBlock",
     "DropPath",
+    "ImagePreprocessing",
     "PositionEmbedding",
     "get_activation",
     "quick_gelu",

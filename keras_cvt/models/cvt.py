@@ -12,6 +12,7 @@ from keras_cvt import layers
 from keras_cvt import weights as weights_lib
 from keras_cvt._validation import check_int, unknown_choice
 from keras_cvt.architecture import StageConfig, as_stages, check_input_size
+from keras_cvt.images.preprocessing import MEAN
 from keras_cvt.layers import common, initializers
 
 POOLINGS = (None, "avg", "max", "token")
@@ -29,6 +30,7 @@ def CvT(
     activation: Any = "quick_gelu",
     kernel_initializer: Any = None,
     recompute: bool = False,
+    include_preprocessing: bool = False,
     dtype: Any = None,
     name: str = "cvt",
 ) -> keras.Model:
@@ -72,14 +74,20 @@ def CvT(
             parts of a block, and computes attention and MLP again for their gradients. Needs much less
             memory for large images and about 15 % more time; function and gradients stay the same.
             Dropout rates must be 0; drop path is allowed. Defaults to `False`.
+        include_preprocessing: Boolean, whether the model takes pixels from 0 to 255 and preprocesses
+            them itself, with a layer `ImagePreprocessing`: images of any size are resized and cropped
+            to the height and width of `input_shape`, as `load_image` does it, and normalized. Where
+            these are `None`, images keep their size and are only normalized. Do not call
+            `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
         name: String, name of the model; has no effect on which weights load. Defaults to `"cvt"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
-        `preprocess_input`). The classifier, and `pooling="token"`, read only the class token, so the
-        last block computes nothing else: same function and gradients, fewer operations. (With
+        `preprocess_input`), or pixels with `include_preprocessing`. The classifier, and
+        `pooling="token"`, read only the class token, so the last block computes nothing else: same
+        function and gradients, fewer operations. (With
         `training=False`, the convolution of its queries is not computed, and has no gradient instead of
         a gradient of zeros.) `feature_pyramid(model)` gives the maps of all stages.
 
@@ -115,6 +123,9 @@ def CvT(
     else:
         input_shape = _shape_of(input_tensor, input_shape)
     check_input_size(stages, input_shape)
+    preprocessing = None
+    if include_preprocessing:
+        input_shape, preprocessing = _preprocessing(input_shape)
     source = weights_lib.find(weights)
 
     # All layers before any weight: their constructors know what is wrong with a configuration.
@@ -151,6 +162,8 @@ def CvT(
         x = input_tensor
         inputs = keras.utils.get_source_inputs(x)
         inputs = inputs[0] if len(inputs) == 1 else inputs
+    if preprocessing is not None:
+        x = preprocessing(x)
     token_only = stages[-1].class_token and (include_top or pooling == "token")
     for i, stage_layers in enumerate(plan):
         x, token = stage_layers(x, token_only=token_only and i == len(plan) - 1)
@@ -260,6 +273,26 @@ def _input_shape(
             f"`input_shape` is (height, width, channels). {shape} looks like channels first."
         )
     return shape
+
+
+def _preprocessing(
+    shape: tuple[int | None, ...],
+) -> tuple[tuple[int | None, ...], layers.ImagePreprocessing]:
+    """The shape of the pixels that enter a model, and the layer that makes such images of them."""
+    *size, channels = shape
+    if channels != len(MEAN):
+        raise ValueError(
+            f"`include_preprocessing` is for RGB images, (height, width, 3). Received {shape}."
+        )
+    if (size[0] is None) != (size[1] is None):
+        raise ValueError(
+            "With `include_preprocessing`, height and width are both numbers, to which images are "
+            f"resized, or both None. Received {shape}."
+        )
+    layer = layers.ImagePreprocessing(
+        None if None in size else size, dtype="float32", name="preprocessing"
+    )
+    return (None, None, channels), layer
 
 
 def _shape_of(tensor: Any, shape: Sequence[int | None] | None) -> tuple[int | None, ...]:

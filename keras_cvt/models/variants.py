@@ -25,6 +25,7 @@ def CvT13(
     drop_path_rate: float | None = None,
     activation: Any = "quick_gelu",
     recompute: bool = False,
+    include_preprocessing: bool = False,
     dtype: Any = None,
     name: str = "cvt13",
 ) -> keras.Model:
@@ -60,14 +61,20 @@ def CvT13(
             parts of a block, and computes attention and MLP again for their gradients. Needs much less
             memory for large images and about 15 % more time; function and gradients stay the same.
             Dropout rates must be 0; drop path is allowed. Defaults to `False`.
+        include_preprocessing: Boolean, whether the model takes pixels from 0 to 255 and preprocesses
+            them itself, with a layer `ImagePreprocessing`: images of any size are resized and cropped
+            to the height and width of `input_shape`, as `load_image` does it, and normalized. Where
+            these are `None`, images keep their size and are only normalized. Do not call
+            `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
         name: String, name of the model; has no effect on which weights load. Defaults to `"cvt13"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
-        `preprocess_input`). The classifier, and `pooling="token"`, read only the class token, so the
-        last block computes nothing else: same function and gradients, fewer operations. (With
+        `preprocess_input`), or pixels with `include_preprocessing`. The classifier, and
+        `pooling="token"`, read only the class token, so the last block computes nothing else: same
+        function and gradients, fewer operations. (With
         `training=False`, the convolution of its queries is not computed, and has no gradient instead of
         a gradient of zeros.) `feature_pyramid(model)` gives the maps of all stages.
 
@@ -98,6 +105,7 @@ def CvT13(
         classifier_activation=classifier_activation,
         activation=activation,
         recompute=recompute,
+        include_preprocessing=include_preprocessing,
         dtype=dtype,
         name=name,
     )
@@ -114,6 +122,7 @@ def CvT21(
     drop_path_rate: float | None = None,
     activation: Any = "quick_gelu",
     recompute: bool = False,
+    include_preprocessing: bool = False,
     dtype: Any = None,
     name: str = "cvt21",
 ) -> keras.Model:
@@ -149,14 +158,20 @@ def CvT21(
             parts of a block, and computes attention and MLP again for their gradients. Needs much less
             memory for large images and about 15 % more time; function and gradients stay the same.
             Dropout rates must be 0; drop path is allowed. Defaults to `False`.
+        include_preprocessing: Boolean, whether the model takes pixels from 0 to 255 and preprocesses
+            them itself, with a layer `ImagePreprocessing`: images of any size are resized and cropped
+            to the height and width of `input_shape`, as `load_image` does it, and normalized. Where
+            these are `None`, images keep their size and are only normalized. Do not call
+            `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
         name: String, name of the model; has no effect on which weights load. Defaults to `"cvt21"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
-        `preprocess_input`). The classifier, and `pooling="token"`, read only the class token, so the
-        last block computes nothing else: same function and gradients, fewer operations. (With
+        `preprocess_input`), or pixels with `include_preprocessing`. The classifier, and
+        `pooling="token"`, read only the class token, so the last block computes nothing else: same
+        function and gradients, fewer operations. (With
         `training=False`, the convolution of its queries is not computed, and has no gradient instead of
         a gradient of zeros.) `feature_pyramid(model)` gives the maps of all stages.
 
@@ -187,6 +202,7 @@ def CvT21(
         classifier_activation=classifier_activation,
         activation=activation,
         recompute=recompute,
+        include_preprocessing=include_preprocessing,
         dtype=dtype,
         name=name,
     )
@@ -203,6 +219,7 @@ def CvTW24(
     drop_path_rate: float | None = None,
     activation: Any = "quick_gelu",
     recompute: bool = False,
+    include_preprocessing: bool = False,
     dtype: Any = None,
     name: str = "cvtw24",
 ) -> keras.Model:
@@ -237,14 +254,20 @@ def CvTW24(
             parts of a block, and computes attention and MLP again for their gradients. Needs much less
             memory for large images and about 15 % more time; function and gradients stay the same.
             Dropout rates must be 0; drop path is allowed. Defaults to `False`.
+        include_preprocessing: Boolean, whether the model takes pixels from 0 to 255 and preprocesses
+            them itself, with a layer `ImagePreprocessing`: images of any size are resized and cropped
+            to the height and width of `input_shape`, as `load_image` does it, and normalized. Where
+            these are `None`, images keep their size and are only normalized. Do not call
+            `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
         name: String, name of the model; has no effect on which weights load. Defaults to `"cvtw24"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
-        `preprocess_input`). The classifier, and `pooling="token"`, read only the class token, so the
-        last block computes nothing else: same function and gradients, fewer operations. (With
+        `preprocess_input`), or pixels with `include_preprocessing`. The classifier, and
+        `pooling="token"`, read only the class token, so the last block computes nothing else: same
+        function and gradients, fewer operations. (With
         `training=False`, the convolution of its queries is not computed, and has no gradient instead of
         a gradient of zeros.) `feature_pyramid(model)` gives the maps of all stages.
 
@@ -275,6 +298,7 @@ def CvTW24(
         classifier_activation=classifier_activation,
         activation=activation,
         recompute=recompute,
+        include_preprocessing=include_preprocessing,
         dtype=dtype,
         name=name,
     )

@@ -28,6 +28,20 @@ CASES = {
     "position": (layers.PositionEmbedding, {"size": (5, 6)}, 8, False, 1),
     "mlp": (layers.MLP, {"hidden_dim": 12}, 8, False, 4),
     "class_names": (layers.ClassNames, {"class_names": list("abcdefgh")}, 8, False, 0),
+    "image_normalized": (
+        layers.ImagePreprocessing,
+        {"mean": [0.5] * 8, "std": [0.25] * 8},
+        8,
+        False,
+        0,
+    ),
+    "image_resized": (
+        layers.ImagePreprocessing,
+        {"image_size": (6, 8), "mean": [0.5] * 8, "std": [0.25] * 8},
+        8,
+        False,
+        0,
+    ),
     "drop_path": (layers.DropPath, {"rate": 0.5, "seed": 1}, 8, False, 0),
     "attention": (layers.ConvProjectionAttention, {"embed_dim": 8, "num_heads": 2}, 8, False, 23),
     "attention_token": (

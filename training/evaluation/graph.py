@@ -9,7 +9,7 @@ import keras
 
 from keras_cvt._keras_internal import flatten_layers
 from keras_cvt._messages import one_line
-from keras_cvt.classification import function_of, resized
+from keras_cvt.classification import function_of, resized, sides_of
 from keras_cvt.structure import copy_weights, structure_of
 from training.config import ConfigError
 
@@ -77,7 +77,7 @@ def rebuilt(model: keras.Model, image_size: int, policy: str, name: str) -> kera
     if policy != own and not own.startswith(("float", "mixed_")):
         raise ConfigError(f"{name} is quantized ({own}): --precision must be auto.")
     try:
-        if any(side not in (None, image_size) for side in model.inputs[0].shape[1:3]):
+        if any(side not in (None, image_size) for side in sides_of(model)):
             model = resized(model, image_size, image_size)
         if policy == own:
             return model
