@@ -44,11 +44,12 @@ test-backends: test-jax test-torch
 
 BACKEND_TESTS := $(addprefix tests/keras_cvt/, \
 	layers test_model_contract.py test_models.py test_parity.py test_fine_tuning.py test_conversion.py \
+	test_include_preprocessing.py \
 	weights/test_weights.py analysis/test_attention.py)
 
 test-jax: .venv-jax/made
 	KERAS_BACKEND=jax $(XLA_QUICK) .venv-jax/bin/python $(PYTEST) $(BACKEND_TESTS) \
-		tests/keras_cvt/checkpoints/test_keras_h5.py \
+		tests/keras_cvt/hub tests/keras_cvt/checkpoints/test_keras_h5.py \
 		'tests/keras_cvt/test_deployment.py::test_logits_and_maps_are_the_official_ones[tiny-odd]' \
 		tests/keras_cvt/test_deployment.py::test_predict
 
@@ -102,13 +103,17 @@ peers: .venv/made .venv-torch/made .venv-jax/made
 # `made` is written last: an installation that was cut off is done again.
 .venv/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) -e ".[tensorflow,train,search,test,test-export,test-notebooks,ray]"
+	$(BIN)/python $(PIP_INSTALL) -e ".[tensorflow,train,search,hub,test,test-export,test-notebooks,ray]"
 	touch $@
 
 .venv-jax/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/python $(PIP_INSTALL) -e ".[jax,test]"
+	.venv-jax/bin/python $(PIP_INSTALL) -e ".[jax,test]" $(HUB_NEEDS)
+	.venv-jax/bin/python $(PIP_INSTALL) --no-deps keras-hub
 	touch $@
+
+# What KerasHub needs for images where there is no TensorFlow, which it would bring.
+HUB_NEEDS := kagglehub kagglesdk regex rich sentencepiece tokenizers grain
 
 .venv-torch/made: setup.py constraints.txt
 	$(PYTHON) -m venv .venv-torch

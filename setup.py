@@ -59,6 +59,10 @@ EXTRAS = {
     # the same with --engine ray. The engine relies on details of Ray Data, which change between minor
     # versions: that a lost worker's block is passed over, and that items need no task that reads them.
     "ray": ["ray[data]>=2.60,<2.61"],
+    # keras_cvt.hub: the release that the tests run on; it asks for Keras 3.15. It brings
+    # tensorflow-text, and with that TensorFlow 2.21, whatever the backend: docs/kerashub.md says how
+    # to do without.
+    "hub": ["keras-hub>=0.32"],
     # pictures: plot_attention and keras-cvt explain
     "plot": ["matplotlib>=3.9"],
     # colab/, beside "train": LiteRT, and TensorFlow Serving's messages

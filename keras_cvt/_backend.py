@@ -24,6 +24,7 @@ _EXTRAS = {
     "keras_cv": "train",
     "sklearn": "train",
     "matplotlib": "plot",
+    "keras_hub": "hub",
     "optuna": "search",
     "tensorboard": "train",
     "ai_edge_litert": "export",

@@ -90,7 +90,7 @@ def gives_logits(model: keras.Model) -> bool:
     Raises:
         ValueError: If it ends in something else, or in one output without a sigmoid.
     """
-    function = _last_function(model)
+    function = last_function(model)
     if function != "sigmoid" and model.outputs[0].shape[-1] == 1:
         raise ValueError(
             f"{model.name!r} has one output and no sigmoid: of one class, a softmax is always 1. Put "
@@ -99,7 +99,7 @@ def gives_logits(model: keras.Model) -> bool:
     return _ANSWERS[function] == "logits"
 
 
-def _last_function(model: keras.Model) -> str:
+def last_function(model: keras.Model) -> str:
     """The function that makes a classifier's answers, one of `_ANSWERS`; "linear" if there is none.
 
     Raises:

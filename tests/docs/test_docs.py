@@ -21,7 +21,7 @@ from keras_cvt.cli import main
 PAGES = [CHECKOUT / "README.md", *sorted(CHECKOUT.glob("docs/**/*.md"))]
 
 # Tested where their other half is: with a server, and with what the models answer.
-ELSEWHERE = {"docs/own-heads.md", "docs/export/savedmodel.md"}
+ELSEWHERE = {"docs/own-heads.md", "docs/export/savedmodel.md", "docs/kerashub.md"}
 
 SLOW = {
     *("docs/index.md", "docs/fine-tuning.md"),  # they train

@@ -1,15 +1,17 @@
 """A server on loopback that plays the Hugging Face hub to a real huggingface_hub client."""
 
+import base64
 import contextlib
 import hashlib
 import http.server
+import json
 import socket
 import threading
 from email.utils import formatdate
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Serves `files`: {(repo, revision, file name): bytes}.
+    """Serves `files`: {(repo, revision, file name): bytes}; what is uploaded is added, as "main".
 
     Attributes:
         url: for HF_ENDPOINT.
@@ -56,13 +58,48 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer(body=True)
 
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = json.dumps(self._posted(self.path, body)).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _posted(self, path, body):
+        """What `create_repo`, `upload_file` and `upload_folder` of the client ask for."""
+        hub = self.server
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            hub.commits.setdefault(repo, hashlib.sha1(repo.encode()).hexdigest())
+            return {"url": f"{hub.url}/{repo}"}
+        if path == "/api/validate-yaml":  # a model card's first lines
+            return {"errors": [], "warnings": []}
+        repo, _, action = path.removeprefix("/api/models/").rpartition("/main")[0].rpartition("/")
+        if action == "preupload":  # each file is to come with the commit, whatever its size
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            return {
+                "files": [
+                    {"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths
+                ]
+            }
+        assert action == "commit", path
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                content = base64.b64decode(line["value"]["content"])
+                hub.files[repo, "main", line["value"]["path"]] = content
+        hub.commits[repo] = commit = hashlib.sha1(body).hexdigest()
+        return {"commitUrl": f"{hub.url}/{repo}/commit/{commit}", "commitOid": commit}
+
     def _answer(self, body):
         hub = self.server
         if "/resolve/" in self.path:  # the client asks for other things, too
             hub.requests.append((self.command, self.path, self.headers.get("Range")))
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, file = rest.partition("/")
-        repos = {key[0] for key in hub.files}
+        repos = {key[0] for key in hub.files} | {*hub.commits}
         data = hub.files.get((repo, revision, file))
         if data is None:
             known = repo in repos
