@@ -111,7 +111,8 @@ class ModelFile:
     @property
     def image_size(self) -> int:
         """What the model is for, in pixels."""
-        return classification.sides_of(classification.single(self.model))[0] or 224
+        with _as_config_error(f"{self.name}: "):
+            return classification.sides_of(self.model)[0] or 224
 
     def build(self, image_size: int, channels: int, precision: str) -> Ready:
         """The model for square images; to be called in a strategy's scope.
