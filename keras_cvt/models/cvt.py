@@ -27,12 +27,13 @@ def CvT(
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: Any = "softmax",
+    name: str = "cvt",
+    *,
     activation: Any = "quick_gelu",
     kernel_initializer: Any = None,
     recompute: bool = False,
     include_preprocessing: bool = False,
     dtype: Any = None,
-    name: str = "cvt",
 ) -> keras.Model:
     """Instantiates a Convolutional vision Transformer from a list of stages.
 
@@ -65,6 +66,7 @@ def CvT(
         classes: Integer, number of classes. Defaults to `1000`.
         classifier_activation: Activation of the classifier, whose output (batch, classes) is float32
             even in mixed precision; `None` returns logits. Defaults to `"softmax"`.
+        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt"`.
         activation: Activation of the MLPs. Defaults to `"quick_gelu"`, with which the published weights
             were trained.
         kernel_initializer: Initializer of the linear maps in the blocks. Defaults to `None`, the
@@ -81,7 +83,6 @@ def CvT(
             `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
-        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see

@@ -22,12 +22,13 @@ def CvT13(
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: Any = "softmax",
+    name: str = "cvt13",
+    *,
     drop_path_rate: float | None = None,
     activation: Any = "quick_gelu",
     recompute: bool = False,
     include_preprocessing: bool = False,
     dtype: Any = None,
-    name: str = "cvt13",
 ) -> keras.Model:
     """Instantiates the CvT-13 architecture: 13 blocks, 20 million parameters.
 
@@ -53,6 +54,7 @@ def CvT13(
         classes: Integer, number of classes. Defaults to `1000`.
         classifier_activation: Activation of the classifier, whose output (batch, classes) is float32
             even in mixed precision; `None` returns logits. Defaults to `"softmax"`.
+        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt13"`.
         drop_path_rate: Float in [0, 1), stochastic depth rate of the last block of the last stage; it
             grows linearly from 0 over the blocks before. Defaults to `None`, the official 0.1.
         activation: Activation of the MLPs. Defaults to `"quick_gelu"`, with which the published weights
@@ -68,7 +70,6 @@ def CvT13(
             `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
-        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt13"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
@@ -119,12 +120,13 @@ def CvT21(
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: Any = "softmax",
+    name: str = "cvt21",
+    *,
     drop_path_rate: float | None = None,
     activation: Any = "quick_gelu",
     recompute: bool = False,
     include_preprocessing: bool = False,
     dtype: Any = None,
-    name: str = "cvt21",
 ) -> keras.Model:
     """Instantiates the CvT-21 architecture: 21 blocks, 32 million parameters.
 
@@ -150,6 +152,7 @@ def CvT21(
         classes: Integer, number of classes. Defaults to `1000`.
         classifier_activation: Activation of the classifier, whose output (batch, classes) is float32
             even in mixed precision; `None` returns logits. Defaults to `"softmax"`.
+        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt21"`.
         drop_path_rate: Float in [0, 1), stochastic depth rate of the last block of the last stage; it
             grows linearly from 0 over the blocks before. Defaults to `None`, the official 0.1.
         activation: Activation of the MLPs. Defaults to `"quick_gelu"`, with which the published weights
@@ -165,7 +168,6 @@ def CvT21(
             `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
-        name: String, name of the model; has no effect on which weights load. Defaults to `"cvt21"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see
@@ -216,12 +218,13 @@ def CvTW24(
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: Any = "softmax",
+    name: str = "cvtw24",
+    *,
     drop_path_rate: float | None = None,
     activation: Any = "quick_gelu",
     recompute: bool = False,
     include_preprocessing: bool = False,
     dtype: Any = None,
-    name: str = "cvtw24",
 ) -> keras.Model:
     """Instantiates the CvT-W24 architecture: 24 wide blocks, 277 million parameters.
 
@@ -246,6 +249,7 @@ def CvTW24(
         classes: Integer, number of classes. Defaults to `1000`.
         classifier_activation: Activation of the classifier, whose output (batch, classes) is float32
             even in mixed precision; `None` returns logits. Defaults to `"softmax"`.
+        name: String, name of the model; has no effect on which weights load. Defaults to `"cvtw24"`.
         drop_path_rate: Float in [0, 1), stochastic depth rate of the last block of the last stage; it
             grows linearly from 0 over the blocks before. Defaults to `None`, the official 0.3.
         activation: Activation of the MLPs. Defaults to `"quick_gelu"`, with which the published weights
@@ -261,7 +265,6 @@ def CvTW24(
             `preprocess_input` then. Defaults to `False`.
         dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`. Defaults to `None`, the global
             policy of Keras.
-        name: String, name of the model; has no effect on which weights load. Defaults to `"cvtw24"`.
 
     Returns:
         A functional `keras.Model`. Its inputs are float images, preprocessed as for ImageNet (see

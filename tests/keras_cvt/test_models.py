@@ -20,15 +20,20 @@ from keras_cvt.structure import stage_configs
 
 
 def test_signature_is_that_of_keras_applications():
-    asked = inspect.signature(keras.applications.ResNet50).parameters
+    def by_position(constructor):
+        parameters = inspect.signature(constructor).parameters.values()
+        return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    asked = by_position(keras.applications.ResNet50)
+    theirs = inspect.signature(keras.applications.ResNet50).parameters
     for constructor in (keras_cvt.CvT13, keras_cvt.CvT21, keras_cvt.CvTW24):
+        assert by_position(constructor) == asked
         ours = inspect.signature(constructor).parameters
-        order = [name for name in ours if name in asked]
-        assert order == list(asked)
         for name in asked:
             if name != "name":
-                assert ours[name].default == asked[name].default
-        assert all(name in constructor.__doc__ for name in ours)
+                assert ours[name].default == theirs[name].default
+        assert all(f"        {name}: " in constructor.__doc__ for name in ours)
+    assert by_position(keras_cvt.CvT) == ["stages", *asked]
 
 
 def test_docstrings_say_what_is_published():
