@@ -149,34 +149,53 @@ def run(
         A `Done` for each chunk that is written, in whatever order.
 
     Raises:
-        RayError: If the cluster has no room, or every worker is lost.
+        RayError: If the cluster has no room, every worker is lost, or workers write elsewhere.
         OSError: If a part can't be written, as on a full disk.
     """
     import ray
 
+    if parts.is_local:  # a worker may be in another folder
+        parts = Parts(os.path.abspath(parts.url))
     model = ray.put(work.files())
     fruitless = 0
+    finished: set[int] = set()
     while chunks := parts.unfinished():
+        if unseen := finished.intersection(chunks):
+            raise RayError(
+                f"{parts.url} is not the same folder on all nodes: {len(unseen)} parts that workers "
+                "wrote are not in it here. Give a shared folder, or a URL such as s3://."
+            )
         fitting = resolved(workers)
-        finished = 0
-        for done in _pass(work, parts, batch_size, fitting, model, chunks):
-            finished += 1
+        before = len(finished)
+        says: list[str] = []
+        for done in _pass(work, parts, batch_size, fitting, model, chunks, says):
+            finished.add(done.chunk)
             yield done
-        lost = len(chunks) - finished
-        fruitless = 0 if finished else fruitless + 1
+        lost = len(chunks) - (len(finished) - before)
+        fruitless = 0 if len(finished) > before else fruitless + 1
         if fruitless == _MOST_FRUITLESS:
             raise RayError(
                 f"Every worker of {fitting.cpus} CPUs is lost before it finishes a chunk, {fruitless} "
-                "times in succession: perhaps its memory is too small. Ray's logs say more."
+                "times in succession: perhaps its memory is too small, or the nodes have different "
+                f"versions. {says[0] if says else 'The logs of Ray say more.'}"
             )
         if lost:
             say(f"workers were lost; {lost} of {len(chunks)} chunks are computed again")
 
 
 def _pass(
-    work: Work, parts: Parts, batch_size: int, workers: Workers, model: Any, chunks: list[int]
+    work: Work,
+    parts: Parts,
+    batch_size: int,
+    workers: Workers,
+    model: Any,
+    chunks: list[int],
+    says: list[str],
 ) -> Iterator[Done]:
     """Has each chunk computed once; yields nothing for those whose worker was lost.
+
+    Args:
+        says: Is given what Ray says of that.
 
     Raises:
         RayError: If a worker fails, rather than being lost.
@@ -202,6 +221,7 @@ def _pass(
             "batch_size": batch_size,
             "threads": workers.cpus,
             "environment": _environment(),
+            "folder": os.getcwd(),
         },
         **_reserved(dataclasses.replace(workers, count=min(workers.count, len(chunks)))),
     )
@@ -209,8 +229,10 @@ def _pass(
     while True:
         try:
             row = next(rows, None)
-        except ray.exceptions.RayError:
-            return  # a node that was lost before its worker had begun ends the whole pass
+        except ray.exceptions.RayError as error:
+            # A node that was lost before its worker had begun ends the whole pass.
+            says.append(f"Ray says: {one_line(error)}")
+            return
         if row is None:
             return
         if row["failed"]:
@@ -258,10 +280,17 @@ def _environment() -> dict[str, str]:
 class _ChunkWorker:
     """An actor that writes the parts of chunks."""
 
-    def __init__(self, url, task, runtime, model, batch_size, threads, environment):
+    def __init__(self, url, task, runtime, model, batch_size, threads, environment, folder):
         self._parts, self._task = Parts(url), task
         self._batch_size, self._threads = batch_size, threads
         self._runtime = self._failed = None
+        try:
+            os.chdir(folder)  # from which the inputs' paths may begin
+        except OSError:
+            self._failed = (
+                f"A node has no folder {folder}: give the command in a folder that all nodes have."
+            )
+            return
         try:
             self._runtime = _opened(runtime, model, threads, environment)
         except Exception as error:  # a worker that ends here would be taken for one that is lost

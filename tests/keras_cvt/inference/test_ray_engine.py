@@ -17,7 +17,7 @@ from PIL import Image
 import keras_cvt
 from keras_cvt import export
 from keras_cvt.inference import ray_engine
-from keras_cvt.inference.jobs import run_locally
+from keras_cvt.inference.jobs import Done, run_locally
 from keras_cvt.inference.listing import find_images
 from keras_cvt.inference.parts import Parts
 from keras_cvt.inference.ray_engine import RayError, Workers, answer_dataset, connected, resolved
@@ -106,7 +106,7 @@ def workers_of_this_test():
     return found
 
 
-def finish_after(running, chunks, lines, kill):
+def finish_after(running, chunks, kill):
     """Goes on with a job until so many chunks are done, kills something, and finishes."""
     done = [next(running) for _ in range(chunks)]
     kill()
@@ -127,7 +127,6 @@ def test_a_node_is_lost_in_the_middle(cluster, folder, sources, expected, tmp_pa
     finish_after(
         ray_engine.run(work, parts, 2, say=lines.append),
         3,
-        lines,
         lambda: cluster.remove_node(cluster.second, allow_graceful=False),
     )
     assert parts.unfinished() == [] and resolved(Workers()).count == 1
@@ -147,7 +146,7 @@ def test_a_worker_is_killed_in_the_middle(cluster, folder, sources, expected, tm
         killed[0].kill()
 
     lines = []
-    finish_after(ray_engine.run(work, parts, 2, say=lines.append), 2, lines, kill)
+    finish_after(ray_engine.run(work, parts, 2, say=lines.append), 2, kill)
     assert_same(parquet.read_table(parts.url), expected)
     assert not killed[0].is_running() and any("workers were lost; " in line for line in lines)
 
@@ -221,7 +220,7 @@ def test_a_worker_tells_of_a_full_disk(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    worker = ray_engine._ChunkWorker(parts.url, task, "keras", None, 8, 1, {})
+    worker = ray_engine._ChunkWorker(parts.url, task, "keras", None, 8, 1, {}, tmp_path)
     row = worker({"chunk": np.array([0])})
     assert "No space left on device" in row["failed"][0] and "part-000000" in row["failed"][0]
     assert row["full"] == [True]
@@ -230,6 +229,50 @@ def test_a_worker_tells_of_a_full_disk(tmp_path, monkeypatch):
         raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
 
     monkeypatch.setattr(ray_engine, "_opened", fails)
-    worker = ray_engine._ChunkWorker(parts.url, task, "openvino", None, 8, 1, {})
+    worker = ray_engine._ChunkWorker(parts.url, task, "openvino", None, 8, 1, {}, tmp_path)
     row = worker({"chunk": np.array([0])})
     assert row["failed"] == ["a worker can't open the model: No module named 'openvino'"]
+    worker = ray_engine._ChunkWorker(parts.url, task, "keras", None, 8, 1, {}, tmp_path / "no")
+    assert f"A node has no folder {tmp_path / 'no'}" in worker({"chunk": [0]})["failed"][0]
+
+
+def test_a_ray_of_ones_own_tells_nobody(monkeypatch):
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    given = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with connected(stored=1000):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert given["address"] == "local" and given["object_store_memory"] > 2000
+
+    def refused(**options):
+        raise ConnectionError("nobody\nlistens")
+
+    monkeypatch.setattr(ray, "init", refused)
+    said = "^--address auto can't be reached: nobody listens$"
+    with pytest.raises(RayError, match=said), connected("auto"):
+        pass
+
+
+def test_parts_that_are_written_elsewhere_end_the_job(tmp_path, monkeypatch):
+    """Workers whose folder of the same name is on another machine."""
+    work = Work(
+        Predict(keras_cvt.images.preprocessing.Preprocessing(8), (("0", "all"),), 1),
+        "keras",
+        lambda images, batch_size: np.ones((len(images), 1)),
+        paths=(),
+    )
+    parts = Parts(str(tmp_path / "answers"))
+    parts.begin([str(tmp_path / "a.png")], work.options(), 8)
+    monkeypatch.setattr(ray, "put", lambda files: None)
+    monkeypatch.setattr(ray_engine, "resolved", lambda workers: Workers(1, 1))
+    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter([Done(0, 1, 0)]))
+    with pytest.raises(RayError, match="is not the same folder on all nodes: 1 parts"):
+        list(ray_engine.run(work, parts, 8))
+
+    lines = []
+    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter([]))
+    with pytest.raises(RayError, match="Every worker of 1 CPUs is lost before it finishes"):
+        list(ray_engine.run(work, parts, 8, say=lines.append))
+    assert lines == ["workers were lost; 1 of 1 chunks are computed again"] * 2
