@@ -152,7 +152,9 @@ def test_fit_learns_from_raw_images():
     y = np.arange(8) % 2
     x[y == 1] += 128  # dark and light
     task = classifier(num_classes=2)
-    task.compile(optimizer=keras.optimizers.Adam(3e-3))
+    # Compiling for a few steps takes a minute with TensorFlow; JAX can't do without.
+    jit = BACKEND == "jax"
+    task.compile(optimizer=keras.optimizers.Adam(3e-3), jit_compile=jit)
     task.fit(x, y, epochs=8, batch_size=4, verbose=0)
     loss, accuracy = task.evaluate(x, y, verbose=0)
     assert accuracy == 1
@@ -162,6 +164,7 @@ def test_fit_learns_from_raw_images():
 def test_a_frozen_backbone_stays_as_it_is():
     task = classifier(num_classes=2)
     task.backbone.trainable = False
+    task.compile(jit_compile=BACKEND == "jax")
     before = [numpy(w).copy() for w in task.backbone.weights]
     assert len(task.trainable_weights) == 2
     task.fit(pixels(40, 40), np.array([0, 1]), verbose=0)
