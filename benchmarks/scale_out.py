@@ -76,6 +76,7 @@ def measure(
                 output = folder / f"{runtime}-{number}-{name}"
                 start, rate = engine(name, work, sources, arguments.batch_size, output)
             if number:
+                print(f"{runtime}, {name}: {rate:.1f} images/s, {start:.1f} s to start", flush=True)
                 rates[name].append(rate)
                 starts[name].append(start)
     lines = [[runtime, "images/s", f"to {LOCAL}", "lowest-highest", "start, s"]]
