@@ -19,6 +19,7 @@ from keras_cvt._backend import start_quietly
 from keras_cvt._files import json_text
 from keras_cvt.images.preprocessing import Preprocessing
 from keras_cvt.inference.answers import Answer
+from keras_cvt.inference.decoding import available_processors
 from keras_cvt.inference.exported import RUNTIMES as EXPORTED
 from keras_cvt.inference.exported import open_exported
 from keras_cvt.inference.runtimes import Runtime, keras_runtime
@@ -196,13 +197,14 @@ def exported_work(
         path: The file.
         labels: (id, name) of each class. Defaults to None: the file's own.
         top: How many classes to name. Defaults to 5, or all if they are fewer.
-        threads: On which it computes. Defaults to what the runtime takes.
+        threads: On which it computes. Defaults to one for each processor; LiteRT by itself takes one
+            in all, and OpenVINO one for two hyperthreads.
 
     Raises:
         ValueError: If the file is none, or has another number of classes.
         OSError: If it is not there.
     """
-    exported = open_exported(runtime, Path(path), threads)
+    exported = open_exported(runtime, Path(path), threads or available_processors())
     own = exported.description.labels
     labels = own if labels is None else tuple(labels)
     if len(labels) != len(own):
