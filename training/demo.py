@@ -1,11 +1,11 @@
 """Puts a trained model to use: `python -m training.demo --run-dir runs/digits`.
 
-Exports the run's model as a SavedModel, lets a process without Keras answer the held-out images
+Exports the run's model as a SavedModel, lets a process without Keras answer the validation images
 with it, compares that with Keras' own answers, and shows what it says about a few images. Adds to
 the run's folder:
 
     saved_model/1/    with the signatures of `keras_cvt.export.to_saved_model`
-    predictions.png   a few held-out images with their answers
+    predictions.png   a few validation images with their answers
 
 Exit status: 0 if all holds, 1 if something does not, 2 if there is no finished run.
 """
@@ -61,7 +61,7 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
 
     Args:
         run_dir: folder of a finished run.
-        min_top1: the least held-out accuracy, in [0, 1].
+        min_top1: the least validation accuracy, in [0, 1].
         count: how many images are shown.
 
     Raises:
@@ -71,7 +71,7 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
     run = RunFolder(run_dir)
     config, report = run.read_finished()
     if report["top1"] < min_top1:
-        raise DemoError(f"Held-out accuracy is {report['top1']:.2%}, less than {min_top1:.2%}.")
+        raise DemoError(f"Validation accuracy is {report['top1']:.2%}, less than {min_top1:.2%}.")
 
     startup.quiet_tensorflow()
     import keras_cvt
@@ -115,7 +115,7 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
         rows = range(min(len(right), count - len(shown)))
         shown += [Answered(pixels[i], targets[i].argmax(), answers[i], right[i]) for i in rows]
     print(
-        f"A process without Keras answered {number} held-out images, {correct} of them right, "
+        f"A process without Keras answered {number} validation images, {correct} of them right, "
         f"with {saved_model}.\nIts probabilities differ from Keras' by at most {difference:.1e}."
     )
     if correct != report["correct"]:
@@ -133,7 +133,7 @@ def demo(run_dir: Path, min_top1: float, count: int) -> None:
 
 
 class Answered(NamedTuple):
-    """A held-out image with its answer.
+    """A validation image with its answer.
 
     Attributes:
         pixels: Normalized, float32 (height, width, channels).
@@ -156,7 +156,7 @@ class Answered(NamedTuple):
 def answered(
     config: Config, images: Any, saved_model: Path
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The run's held-out images that count, batch by batch, with what the exported model answers.
+    """The run's validation images that count, batch by batch, with what the exported model answers.
 
     Args:
         config: The run's.
@@ -244,7 +244,7 @@ def answer_without_keras(saved_model: Path, batches: Iterable[np.ndarray]) -> It
 
 
 def draw(shown: Sequence[Answered], images: Any, path: Path) -> None:
-    """Draws held-out images with label, answer and probability into a PNG; wrong answers in red.
+    """Draws validation images with label, answer and probability into a PNG; wrong answers in red.
 
     Args:
         shown: The images.

@@ -413,7 +413,7 @@ def test_too_little_memory_is_told(models, numbered, monkeypatch, capsys, what, 
     assert told in capsys.readouterr().err
 
 
-def test_training_images_alone_are_judged_by_only_if_asked_for(models, tmp_path, capsys):
+def test_training_images_alone_are_used_only_if_asked_for(models, tmp_path, capsys):
     folder = write_images(tmp_path / "train", SYNSETS, each=1).parent
     arguments = ["--model", str(models[1000]), "--data", f"folder:{folder}"]
     assert evaluate.main(arguments) == 2

@@ -182,7 +182,7 @@ def test_a_finished_run_is_not_trained_again(finished_run, capsys, monkeypatch):
     sets = programs.settings(*TINY)
     assert train.main(["--config", "digits", *sets, "--run-dir", str(finished_run)]) == 0
     said = capsys.readouterr().out
-    assert "finished already" in said and "Held-out accuracy" in said
+    assert "finished already" in said and "Validation accuracy" in said
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
 
 

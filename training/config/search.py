@@ -32,7 +32,7 @@ class SearchConfig(Section):
         trials: How many candidates the search compares; as many random ones are compared beside it.
         population: Of the evolutionary search (NSGA-II).
         calibration: Batches of training images from which each candidate's statistics of BatchNorm are
-            taken before it is judged.
+            taken before it is evaluated.
     """
 
     space: Mapping | None = setting(

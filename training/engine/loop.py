@@ -198,10 +198,10 @@ class TrainingRun:
         with self._trainer.averaged():
             weights = self._trainer.cvt.get_weights()
         with self._errors_in_one_line():
-            judged, result = self._judge(weights)
+            trainer, result = self._evaluate(weights)
         report = make_report(
             config,
-            judged,
+            trainer,
             result,
             self.progress,
             min(self._steps_per_epoch, self.progress.step),
@@ -219,7 +219,7 @@ class TrainingRun:
             write_json(folder.report, report)
         return report
 
-    def _judge(self, weights: list[Any]) -> tuple[Trainer, dict[str, float]]:
+    def _evaluate(self, weights: list[Any]) -> tuple[Trainer, dict[str, float]]:
         """Evaluates what is saved: these weights in float32, whatever the run computed with.
 
         Raises:
@@ -228,17 +228,17 @@ class TrainingRun:
         with self._strategy.scope():
             cvt = build_model(self._config.replace(weights=None), self._images)
             cvt.set_weights(weights)
-            judged = Trainer(cvt)
-            judged.compile(jit_compile=self._config.run.jit_compile)
-        result = judged.evaluate(
+            trainer = Trainer(cvt)
+            trainer.compile(jit_compile=self._config.run.jit_compile)
+        result = trainer.evaluate(
             self._validation, steps=self._validation_steps, return_dict=True, verbose=0
         )
-        check_counted(judged)
+        check_counted(trainer)
         if not result["loss"] <= self._config.run.max_loss:
             raise RunError(
                 f"The loss of the trained model is {result['loss']:.4g}: it has diverged."
             )
-        return judged, result
+        return trainer, result
 
     def _make_trainer(self, with_weights: bool) -> Trainer:
         """The model with its step, with the weights that the config names or random ones."""

@@ -37,7 +37,7 @@ def summary(report: dict[str, Any], run_dir: Path) -> str:
             f"is gone; without {folder.report.name}, the command makes it of the last checkpoint"
         )
     return f"""
-Held-out accuracy {report["top1"]:.2%} ({report["correct"]} of {report["images"]} images), \
+Validation accuracy {report["top1"]:.2%} ({report["correct"]} of {report["images"]} images), \
 top-5 {report["top5"]:.2%}, loss {report["loss"]:.4f}
 {report["epochs"]} epochs in {report["seconds"]:.0f} s, {report["images_per_second"]:.0f} images/s
 

@@ -4,7 +4,7 @@ A search lives in one folder:
 
     shared/              the run of the network whose weights all candidates share: a folder as that of
                          `training.train`
-    study.journal        what was judged, for Optuna
+    study.journal        what was evaluated, for Optuna
     trials.csv           the same as a table
     front.csv            candidates than which none is more accurate at lower cost
     front.png            all of them, accuracy against multiply-adds
@@ -14,7 +14,7 @@ A search lives in one folder:
     report.json          the result; written last, so a search that has it is finished
 
 Stopped anywhere, the same command goes on: the network's training as `training.train` does, and the
-search after the last candidate that was judged. The result is that of a search without a stop.
+search after the last candidate that was evaluated. The result is that of a search without a stop.
 
 The images by which candidates are compared are a part of the training images that the network is not
 shown. Validation and test images are not used.
@@ -177,11 +177,11 @@ def search(
         )
         if not _train_shared(config, space, folder, strategy):
             return None
-        judge = _judge(config, space, folder, images, strategy)
+        evaluate = _evaluate(config, space, folder, images, strategy)
         for name in (EVOLUTION, CHANCE):
-            _compare(studies, name, asked.trials, judge, images.validation.count)
-    found = {name: studies.judged(name) for name in (EVOLUTION, CHANCE)}
-    chosen = {name: best(judged) for name, judged in found.items()}
+            _compare(studies, name, asked.trials, evaluate, images.validation.count)
+    found = {name: studies.evaluated(name) for name in (EVOLUTION, CHANCE)}
+    chosen = {name: best(evaluated) for name, evaluated in found.items()}
     best_ones = front(found[EVOLUTION])
     results.write_table(space, found, folder.trials)
     results.write_table(space, {EVOLUTION: best_ones}, folder.front)
@@ -190,7 +190,7 @@ def search(
     write_json(folder.chance, stages_to_json(space.stages(chosen[CHANCE].candidate)))
     report = {
         name: {
-            "judged": len(found[name]),
+            "evaluated": len(found[name]),
             "accuracy": one.accuracy,
             "multiply_adds": one.cost.multiply_adds,
             "parameters": one.cost.parameters,
@@ -228,38 +228,38 @@ def _train_shared(config: Config, space: Space, folder: SearchFolder, strategy: 
         return train_run(config, folder.shared.path, (), strategy, trainer) is not None
 
 
-def _judge(
+def _evaluate(
     config: Config, space: Space, folder: SearchFolder, images: Any, strategy: Any
 ) -> Callable[[Candidate], float]:
     """What tells the accuracy of a candidate. The network is loaded when it is needed."""
 
     @functools.cache
-    def judge() -> Any:
+    def evaluate() -> Any:
         from keras_cvt._model_files import load_model
-        from training.search.judge import Judge
+        from training.search.evaluator import CandidateEvaluator
 
         weights = load_model(folder.shared.model).get_weights()
-        return Judge(config, space, weights, images, strategy)
+        return CandidateEvaluator(config, space, weights, images, strategy)
 
     def accuracy(candidate: Candidate) -> float:
-        counted = judge().judge(candidate)
+        counted = evaluate().evaluate(candidate)
         return counted.hits / counted.images
 
     return accuracy
 
 
 def _compare(
-    studies: Any, name: str, trials: int, judge: Callable[[Candidate], float], images: int
+    studies: Any, name: str, trials: int, evaluate: Callable[[Candidate], float], images: int
 ) -> None:
-    """Judges as many candidates as are asked for, and says how it goes."""
+    """Evaluates as many candidates as are asked for, and says how it goes."""
     from tqdm import tqdm
 
-    known = len(studies.judged(name))
+    known = len(studies.evaluated(name))
     with tqdm(total=trials, initial=known, desc=name, unit="candidate", disable=None) as bar:
-        for number, judged in enumerate(studies.search(name, trials, judge), start=known + 1):
+        for number, evaluated in enumerate(studies.search(name, trials, evaluate), start=known + 1):
             bar.update()
             if bar.disable and number % 50 == 0:
                 print(
-                    f"{name}: {number} of {trials}, the last {judged.accuracy:.2%} of {images}",
+                    f"{name}: {number} of {trials}, the last {evaluated.accuracy:.2%} of {images}",
                     flush=True,
                 )

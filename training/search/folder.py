@@ -14,7 +14,7 @@ class SearchFolder:
         path: The folder.
         shared: Folder of the run of the shared network.
         journal: Path of Optuna's journal.
-        trials: Path of the CSV file of all that were judged.
+        trials: Path of the CSV file of all that were evaluated.
         front: Path of the CSV file of the front.
         picture: Path of the picture of both.
         stages: Path of the JSON file of the chosen architecture.

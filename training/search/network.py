@@ -22,7 +22,7 @@ class SharedNetwork:
     and hidden units masked. The masks come from tensors, so one graph of static shapes serves all.
 
     In training, the statistics of BatchNorm are those of all places, which a candidate of its own would
-    not see: they are taken anew before a candidate is judged.
+    not see: they are taken anew before a candidate is evaluated.
 
     Args:
         cvt: Model of the space's largest stages.

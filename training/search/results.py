@@ -12,17 +12,17 @@ from keras_cvt import _figures
 from keras_cvt._files import write_text
 from training.search.folder import SearchFolder
 from training.search.space import Space
-from training.search.study import CHANCE, EVOLUTION, Judged
+from training.search.study import CHANCE, EVOLUTION, Evaluated
 
 
-def write_table(space: Space, found: Mapping[str, Sequence[Judged]], path: Path) -> None:
+def write_table(space: Space, found: Mapping[str, Sequence[Evaluated]], path: Path) -> None:
     """Writes candidates as CSV: how they were found, accuracy, costs, and the value of each choice."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     choices = [f"stage{c.stage}_block{c.block}_{c.field}" for c in space.choices]
     writer.writerow(["search", "accuracy", "multiply_adds", "parameters", *choices])
-    for name, judged in found.items():
-        for one in judged:
+    for name, evaluated in found.items():
+        for one in evaluated:
             values = [
                 choice.values[number]
                 for choice, number in zip(space.choices, one.candidate, strict=True)
@@ -32,14 +32,14 @@ def write_table(space: Space, found: Mapping[str, Sequence[Judged]], path: Path)
     write_text(path, text.getvalue())
 
 
-def draw(found: Mapping[str, Sequence[Judged]], front: Sequence[Judged], path: Path) -> None:
+def draw(found: Mapping[str, Sequence[Evaluated]], front: Sequence[Evaluated], path: Path) -> None:
     """Draws candidates: accuracy against multiply-adds, with rings around those of the front."""
     figure, (axes,) = _figures.grid(1, 1, (7, 4.5))
     for name, style in ((CHANCE, {"color": "0.7"}), (EVOLUTION, {"color": "C0"})):
-        judged = found[name]
+        evaluated = found[name]
         axes.scatter(
-            [one.cost.multiply_adds for one in judged],
-            [one.accuracy for one in judged],
+            [one.cost.multiply_adds for one in evaluated],
+            [one.accuracy for one in evaluated],
             s=12,
             label=f"by {name}",
             **style,
@@ -66,7 +66,7 @@ def summary(report: Mapping[str, Any], folder: SearchFolder) -> str:
     for name in (EVOLUTION, CHANCE):
         one = report[name]
         lines.append(
-            f"By {name}: {one['judged']} judged; the best has {one['accuracy']:.2%} of "
+            f"By {name}: {one['evaluated']} evaluated; the best has {one['accuracy']:.2%} of "
             f"{report['held_out_images']} images, {one['multiply_adds']:,} multiply-adds, "
             f"{one['parameters']:,} parameters."
         )

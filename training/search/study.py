@@ -60,8 +60,8 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
-    """A candidate that was judged.
+class Evaluated:
+    """A candidate that was evaluated.
 
     Attributes:
         candidate: Which.
@@ -77,7 +77,7 @@ class Judged:
 class Studies:
     """Searches a space by evolution and, with as many candidates, by chance.
 
-    What was judged is kept in a file. A search that was stopped goes on there, and ends as if it had
+    What was evaluated is kept in a file. A search that was stopped goes on there, and ends as if it had
     not been stopped: what is tried next follows from the seed and what is known.
 
     Args:
@@ -151,28 +151,28 @@ class Studies:
         found = complexity(self._space.stages(candidate), self._input_shape, self._classes)
         return Cost(found.multiply_adds, found.parameters)
 
-    def judged(self, name: str) -> list[Judged]:
-        """What is known of candidates within the limits, in the order in which they were judged."""
+    def evaluated(self, name: str) -> list[Evaluated]:
+        """What is known of candidates within the limits, in the order in which they were evaluated."""
         found = []
         for trial in self._complete(name):
             candidate = self._candidate(trial.params)
             cost = self.cost(candidate)
             if self._limits.hold(cost):
-                found.append(Judged(candidate, trial.values[0], cost))
+                found.append(Evaluated(candidate, trial.values[0], cost))
         return list({one.candidate: one for one in found}.values())
 
     def search(
-        self, name: str, trials: int, judge: Callable[[Candidate], float]
-    ) -> Iterator[Judged]:
-        """Judges candidates until so many are known; gives each as soon as it is.
+        self, name: str, trials: int, evaluate: Callable[[Candidate], float]
+    ) -> Iterator[Evaluated]:
+        """Evaluates candidates until so many are known; gives each as soon as it is.
 
         Args:
             name: `EVOLUTION` or `CHANCE`.
             trials: How many different candidates within the limits are to be known in the end.
-            judge: Tells the accuracy of one.
+            evaluate: Tells the accuracy of one.
         """
         study = self._studies[name]
-        known = {one.candidate: one for one in self.judged(name)}
+        known = {one.candidate: one for one in self.evaluated(name)}
         in_vain = 0
         while len(known) < min(trials, self._space.size) and in_vain < _MOST_IN_VAIN:
             study.sampler = self._sampler(name, len(self._complete(name)))
@@ -188,7 +188,7 @@ class Studies:
                 trial.set_constraint(limit, excess)
             in_question = self._limits.hold(cost) and candidate not in known
             if in_question:
-                accuracy = judge(candidate)
+                accuracy = evaluate(candidate)
             else:
                 # Beyond the limits, nobody looks at it: one within is better than any beyond.
                 accuracy = known[candidate].accuracy if candidate in known else 0.0
@@ -197,7 +197,7 @@ class Studies:
                 in_vain += 1
                 continue
             in_vain = 0
-            known[candidate] = Judged(candidate, accuracy, cost)
+            known[candidate] = Evaluated(candidate, accuracy, cost)
             yield known[candidate]
 
     def _complete(self, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -226,25 +226,25 @@ class _Evolution(optuna.samplers.NSGAIISampler):
         return self._choices
 
 
-def front(judged: list[Judged]) -> list[Judged]:
+def front(evaluated: list[Evaluated]) -> list[Evaluated]:
     """Those than which no other is at least as good in everything: accuracy and both costs.
 
     Returns:
         The cheapest first.
     """
     points = np.array(
-        [(-one.accuracy, one.cost.multiply_adds, one.cost.parameters) for one in judged]
+        [(-one.accuracy, one.cost.multiply_adds, one.cost.parameters) for one in evaluated]
     ).reshape(-1, 3)
     kept = [
         one
-        for one, point in zip(judged, points, strict=True)
+        for one, point in zip(evaluated, points, strict=True)
         if not ((points <= point).all(axis=1) & (points < point).any(axis=1)).any()
     ]
     return sorted(kept, key=lambda one: (one.cost.multiply_adds, one.cost.parameters))
 
 
-def best(judged: list[Judged]) -> Judged:
+def best(evaluated: list[Evaluated]) -> Evaluated:
     """The most accurate; of equal ones, the cheapest."""
     return max(
-        judged, key=lambda one: (one.accuracy, -one.cost.multiply_adds, -one.cost.parameters)
+        evaluated, key=lambda one: (one.accuracy, -one.cost.multiply_adds, -one.cost.parameters)
     )

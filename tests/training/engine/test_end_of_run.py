@@ -1,4 +1,4 @@
-"""What is said of a run in its end: what is saved is judged, and nothing that did not happen."""
+"""What is said of a run in its end: what is saved is evaluated, and nothing that did not happen."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def said_in_a_line(capsys) -> str:
     return said
 
 
-def test_what_is_saved_is_judged_whatever_the_run_computed_with(tmp_path):
+def test_what_is_saved_is_evaluated_whatever_the_run_computed_with(tmp_path):
     assert run(tmp_path, "precision=bfloat16", "steps=5") == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["precision"] == "mixed_bfloat16"

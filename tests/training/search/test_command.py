@@ -19,7 +19,7 @@ from keras_cvt.analysis.complexity import complexity
 from keras_cvt.structure import structure_of
 from training import configs, startup
 from training.search.command import main
-from training.search.judge import Judge
+from training.search.evaluator import CandidateEvaluator
 
 SETTINGS = [
     *(text for text in TINY if text.partition("=")[0] in ("image_size", "batch_size", "ema")),
@@ -80,16 +80,16 @@ def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(
 ):
     folder = tmp_path / "run"
     shutil.copytree(finished / "shared", folder / "shared")
-    judged = []
-    judge = Judge.judge
+    evaluated = []
+    evaluate = CandidateEvaluator.evaluate
 
     def interrupted(self, candidate):
-        if len(judged) == 3:
+        if len(evaluated) == 3:
             raise KeyboardInterrupt
-        judged.append(candidate)
-        return judge(self, candidate)
+        evaluated.append(candidate)
+        return evaluate(self, candidate)
 
-    monkeypatch.setattr(Judge, "judge", interrupted)
+    monkeypatch.setattr(CandidateEvaluator, "evaluate", interrupted)
     arguments = [*ARGUMENTS, "--run-dir", str(folder)]
     assert main(arguments) == 130
     assert "goes on where it was interrupted" in capsys.readouterr().err
@@ -100,10 +100,10 @@ def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(
     assert (folder / "trials.csv").read_text() == (finished / "trials.csv").read_text()
 
 
-def test_a_finished_search_judges_no_more(finished, monkeypatch, capsys):
-    monkeypatch.setattr(Judge, "judge", lambda *_: pytest.fail("judged again"))
+def test_a_finished_search_evaluates_no_more(finished, monkeypatch, capsys):
+    monkeypatch.setattr(CandidateEvaluator, "evaluate", lambda *_: pytest.fail("evaluated again"))
     assert main([*ARGUMENTS, "--run-dir", str(finished)]) == 0
-    assert "By evolution: 5 judged" in capsys.readouterr().out
+    assert "By evolution: 5 evaluated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,13 @@ def test_a_search_that_is_killed_anywhere_ends_as_an_undisturbed_one(tmp_path):
     def trained() -> bool:
         return any((killed / "shared" / "checkpoints").glob("step-*"))
 
-    def judged() -> bool:
+    def evaluated() -> bool:
         journal = killed / "study.journal"
         # Optuna's number for a trial that has ended.
         text = journal.read_text().replace(" ", "") if journal.exists() else ""
         return text.count('"op_code":6') >= 2
 
-    for reached in (trained, judged):
+    for reached in (trained, evaluated):
         process = programs.start(*command, killed)
         while not reached():
             assert process.poll() is None, process.communicate()

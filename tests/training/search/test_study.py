@@ -10,7 +10,7 @@ import pytest
 from keras_cvt import StageConfig, complexity
 from training.config import ConfigError
 from training.search.space import Space
-from training.search.study import CHANCE, EVOLUTION, Cost, Judged, Limits, Studies, best, front
+from training.search.study import CHANCE, EVOLUTION, Cost, Evaluated, Limits, Studies, best, front
 
 SHAPE, CLASSES = (32, 32, 3), 10
 STAGES = (StageConfig(8, 2, 1, patch_stride=4), StageConfig(16, 3, 2, class_token=True))
@@ -32,12 +32,14 @@ def studies(path, limits=None, seed=0, **options) -> Studies:
     return Studies(path, input_shape=SHAPE, classes=CLASSES, limits=limits, seed=seed, **options)
 
 
-def everything() -> list[Judged]:
+def everything() -> list[Evaluated]:
     costs = {}
     for candidate in itertools.product(*(range(len(c.values)) for c in space().choices)):
         cost = complexity(space().stages(candidate), SHAPE, CLASSES)
         costs[candidate] = Cost(cost.multiply_adds, cost.parameters)
-    return [Judged(c, accuracy(c), cost) for c, cost in costs.items() if cost.parameters <= 12_500]
+    return [
+        Evaluated(c, accuracy(c), cost) for c, cost in costs.items() if cost.parameters <= 12_500
+    ]
 
 
 def test_evolution_finds_more_than_chance_with_the_same_budget(tmp_path):
@@ -47,12 +49,12 @@ def test_evolution_finds_more_than_chance_with_the_same_budget(tmp_path):
     for name in (EVOLUTION, CHANCE):
         found = list(search.search(name, trials, accuracy))
         assert len({one.candidate for one in found}) == len(found) == trials
-        assert found == search.judged(name)
+        assert found == search.evaluated(name)
         for one in found:
             cost = complexity(space().stages(one.candidate), SHAPE, CLASSES)
             assert one.cost == Cost(cost.multiply_adds, cost.parameters)
             assert one.cost.parameters <= 12_500 and one.accuracy == accuracy(one.candidate)
-    evolved, random = (best(search.judged(name)) for name in (EVOLUTION, CHANCE))
+    evolved, random = (best(search.evaluated(name)) for name in (EVOLUTION, CHANCE))
     assert random.accuracy < evolved.accuracy
     assert evolved.accuracy >= right.accuracy - 0.03
 
@@ -64,25 +66,25 @@ def test_a_search_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path, name):
     class Killed(Exception):
         pass
 
-    judged = []
+    evaluated = []
 
     def killing(candidate):
-        if len(judged) == 13:
+        if len(evaluated) == 13:
             raise Killed
-        judged.append(candidate)
+        evaluated.append(candidate)
         return accuracy(candidate)
 
     with pytest.raises(Killed):
         list(studies(tmp_path / "parts").search(name, 30, killing))
-    assert studies(tmp_path / "parts").judged(name) == whole[:13]
+    assert studies(tmp_path / "parts").evaluated(name) == whole[:13]
     rest = list(studies(tmp_path / "parts").search(name, 30, accuracy))
     assert rest == whole[13:]
-    # More may be asked for another time; nothing is judged twice.
+    # More may be asked for another time; nothing is evaluated twice.
     more = list(studies(tmp_path / "parts").search(name, 40, accuracy))
     assert len(more) == 10 and not {*map(repr, more)} & {*map(repr, whole)}
 
 
-def test_a_small_space_is_judged_whole(tmp_path):
+def test_a_small_space_is_evaluated_whole(tmp_path):
     small = Space.around(STAGES, {"stage0": {"mlp_ratio": [2, 4]}})
     search = studies(tmp_path / "journal", Limits(), space=small)
     found = list(search.search(CHANCE, 100, lambda candidate: 0.5))
@@ -110,7 +112,7 @@ def test_a_journal_of_another_search(tmp_path, changed, said):
 
 def test_front_and_best():
     a, b, c, d, e = (
-        Judged((i,), accuracy, Cost(*cost))
+        Evaluated((i,), accuracy, Cost(*cost))
         for i, (accuracy, cost) in enumerate(
             [(0.9, (9, 9)), (0.8, (5, 9)), (0.8, (5, 8)), (0.7, (6, 7)), (0.9, (8, 9))]
         )

@@ -19,7 +19,7 @@ from training.search.network import SharedNetwork
 from training.search.space import Candidate, Space
 
 
-class Judge:
+class CandidateEvaluator:
     """Counts the images that candidates name rightly, of those that the shared network was not shown.
 
     A candidate's statistics of BatchNorm are taken anew before: those of the shared network are a
@@ -65,7 +65,7 @@ class Judge:
         )
         self._calibrate = self._trainer.calibration()
 
-    def judge(self, candidate: Candidate) -> Counted:
+    def evaluate(self, candidate: Candidate) -> Counted:
         """How many images of how many a candidate names rightly.
 
         Raises:

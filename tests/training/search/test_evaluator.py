@@ -1,4 +1,4 @@
-"""How right candidates are with shared weights (training/search/judge.py)."""
+"""How right candidates are with shared weights (training/search/evaluator.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_cvt import StageConfig
 from training import data
 from training.engine.model import build_model
 from training.search.command import shared_config
-from training.search.judge import Judge, _calibration_images, _without_dropping
+from training.search.evaluator import CandidateEvaluator, _calibration_images, _without_dropping
 from training.search.network import copy_weights
 from training.search.space import Space
 
@@ -43,14 +43,14 @@ def weights() -> list[np.ndarray]:
     ]
 
 
-def judge(weights, strategy) -> Judge:
-    return Judge(SHARED, SPACE, weights, data.load(SHARED), strategy)
+def evaluate(weights, strategy) -> CandidateEvaluator:
+    return CandidateEvaluator(SHARED, SPACE, weights, data.load(SHARED), strategy)
 
 
 def test_as_many_as_the_candidate_of_its_own_with_its_own_statistics(weights):
     images = data.load(SHARED)
     assert (images.train.count, images.validation.count) == (1293, 144)  # of 1437
-    judged = judge(weights, tf.distribute.OneDeviceStrategy("CPU:0"))
+    evaluated = evaluate(weights, tf.distribute.OneDeviceStrategy("CPU:0"))
     still = _without_dropping(SHARED, SPACE)
     shared = build_model(still, images)
     shared.set_weights(weights)
@@ -64,9 +64,9 @@ def test_as_many_as_the_candidate_of_its_own_with_its_own_statistics(weights):
         hits = np.sum(
             alone(pixels, training=False).numpy().argmax(-1) == targets.numpy().argmax(-1)
         )
-        counted = judged.judge(candidate)
+        counted = evaluated.evaluate(candidate)
         assert (counted.hits, counted.images) == (hits, 144)
-        assert found.setdefault(candidate, hits) == hits  # whatever was judged before
+        assert found.setdefault(candidate, hits) == hits  # whatever was evaluated before
     assert len({*found.values()}) > 1
 
 
