@@ -42,15 +42,8 @@ def read(
             has no class.
         unread: string (), the name of its file if that can't be read now, else "".
     """
-    good = _tried(row, lambda row: read_good(source, row, box, upright, pillow))
     decoders = [_decoder(upright, pillow), *([_by_pillow(upright)] if pillow else [])]
-
-    def carefully(row: Example) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensors(row).map(lambda row: _read(source, row, box, decoders))
-
-    # A function: what is seldom needed takes longer to prepare than all the rest.
-    otherwise = tf.data.Dataset.from_tensors(row).flat_map(carefully)
-    return good.concatenate(otherwise).take(1).get_single_element()
+    return _read(source, row, box, decoders)
 
 
 def read_good(
