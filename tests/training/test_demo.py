@@ -26,7 +26,7 @@ def test_demo_exports_compares_and_shows(finished_run, tmp_path, capsys):
     assert demo.main(["--run-dir", str(run_dir), "--count", "5"]) == 0
     said = capsys.readouterr().out
     report = json.loads((run_dir / "report.json").read_text())
-    assert f"360 held-out images, {report['correct']} of them right" in said
+    assert f"360 validation images, {report['correct']} of them right" in said
     assert len([line for line in said.splitlines() if line.rstrip(" wrong").endswith("%")]) == 5
     assert (run_dir / "predictions.png").read_bytes().startswith(b"\x89PNG")
     assert (run_dir / "saved_model" / "1" / "saved_model.pb").exists()
@@ -52,7 +52,7 @@ def test_pictures_with_colors_of_any_size(tmp_path, capsys):
     write_json(run.report, {**dict.fromkeys(figures.split(), 1.0), "correct": right})
     assert demo.main(["--run-dir", str(run.path), "--count", "5"]) == 0
     # In two batches, the second of which is not full.
-    assert f"answered 6 held-out images, {right} of them right" in capsys.readouterr().out
+    assert f"answered 6 validation images, {right} of them right" in capsys.readouterr().out
     assert (run.path / "predictions.png").read_bytes().startswith(b"\x89PNG")
 
 

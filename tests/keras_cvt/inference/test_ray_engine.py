@@ -209,6 +209,7 @@ def test_keras_in_workers_and_a_dataset_of_ones_own(cluster, folder, sources, tm
 
 def test_a_worker_tells_of_a_full_disk(tmp_path, monkeypatch):
     """In the row that it returns, so that the driver says it in one line and once."""
+    monkeypatch.chdir(tmp_path)  # as a worker does, in a process of its own
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     task = Predict(keras_cvt.images.preprocessing.Preprocessing(8), (("0", "all"),), 1)
     work = Work(task, "keras", lambda images, batch_size: np.ones((len(images), 1)))
