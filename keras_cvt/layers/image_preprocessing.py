@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -104,14 +104,18 @@ class ImagePreprocessing(keras.layers.Layer):
         """The matrix (kept, given) that scales `given` lines to `full` ones, and keeps those from
         `start` on."""
         radius, kernel = _KERNELS[self.interpolation]
-        scale = ops.cast(given, "float32") / ops.cast(full, "float32")
-        stretch = ops.maximum(scale, 1.0)
-        numbers = ops.cast(ops.arange(kept), "float32") + ops.cast(start, "float32")
+        # Where the size is known, in float64, as Pillow computes them.
+        known = isinstance(given, int) and isinstance(full, int)
+        do, real = (np, np.float64) if known else (ops, lambda x: ops.cast(x, "float32"))
+        scale = real(given) / real(full)
+        stretch = do.maximum(scale, 1.0)
+        numbers = real(do.arange(kept)) + real(start)
         centers = (numbers[:, None] + 0.5) * scale
-        places = ops.cast(ops.arange(given), "float32")[None] + 0.5
-        distances = ops.abs(places - centers) / stretch
-        weights = ops.where(distances < radius, kernel(distances), 0.0)
-        return weights / ops.sum(weights, axis=1, keepdims=True)
+        places = real(do.arange(given))[None] + 0.5
+        distances = do.abs(places - centers) / stretch
+        weights = do.where(distances < radius, kernel(distances, do.where), 0.0)
+        weights = weights / do.sum(weights, axis=1, keepdims=True)
+        return weights.astype("float32") if known else weights
 
     def compute_output_spec(self, images):
         shape = self.compute_output_shape(images.shape)
@@ -137,10 +141,10 @@ class ImagePreprocessing(keras.layers.Layer):
         }
 
 
-def _bicubic(d: Any) -> Any:
+def _bicubic(d: Any, where: Callable[..., Any]) -> Any:
     """Cubic convolution with a = -0.5."""
-    return ops.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2)
+    return where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2)
 
 
 # For each interpolation how far a pixel reaches, and its weight by distance.
-_KERNELS = {"bicubic": (2, _bicubic), "bilinear": (1, lambda d: 1 - d)}
+_KERNELS = {"bicubic": (2, _bicubic), "bilinear": (1, lambda d, where: 1 - d)}

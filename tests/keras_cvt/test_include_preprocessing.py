@@ -58,7 +58,9 @@ def test_saved_loaded_and_cloned(pair, photos, tmp_path):
     clone.set_weights(raw.get_weights())
     expected = raw.predict(photos[0][np.newaxis], verbose=0)
     for other in (loaded, clone):
-        np.testing.assert_array_equal(other.predict(photos[0][np.newaxis], verbose=0), expected)
+        found = other.predict(photos[0][np.newaxis], verbose=0)
+        # A graph for one size, or for any, computes the weights of the resizing in other digits.
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
     # Weights know nothing of it: the file fills a model without, and vice versa.
     plain = tiny(input_shape=(*SIZE, 3), weights=tmp_path / "raw.keras")
     image = keras_cvt.load_image(photos[0], SIZE)[np.newaxis]
@@ -101,7 +103,7 @@ def test_what_reads_models_keeps_it(pair, photos):
     maps = keras_cvt.feature_pyramid(raw).predict(picture, verbose=0)
     assert maps["P4"].shape == (1, SIZE[0] // 16, SIZE[1] // 16, TINY[-1].embed_dim)
     named = keras_cvt.with_class_names(raw, list("abcde"))
-    np.testing.assert_array_equal(named.predict(picture, verbose=0), expected)
+    np.testing.assert_allclose(named.predict(picture, verbose=0), expected, rtol=1e-5)
 
 
 def test_other_sizes(pair):
