@@ -43,7 +43,35 @@ def read(
         unread: string (), the name of its file if that can't be read now, else "".
     """
     decoders = [_decoder(upright, pillow), *([_by_pillow(upright)] if pillow else [])]
-    return _read(source, row, box, decoders)
+
+    def stored(row: Example) -> Example:
+        example = {"unread": tf.constant(""), **source.example(row)}
+        return {name: example[name] for name in ("image", "labels", "name", "unread")}
+
+    there = _tried(row, stored)
+    encoded = there.element_spec["image"].dtype == tf.string
+    example = _first(
+        there,
+        otherwise=lambda: {
+            "image": tf.constant("") if encoded else tf.zeros((1, 1, 1), tf.uint8),
+            "labels": tf.zeros(0, tf.int64),
+            "name": source.example(row)["name"],  # the file is not read for that
+            "unread": source.example(row)["name"],
+        },
+    )
+    found = _first(
+        *(
+            _tried(example, lambda e, d=decoder: _decoded(source, e, box, d))
+            for decoder in decoders
+        ),
+        otherwise=lambda: {
+            "image": tf.zeros((1, 1, source.channels), tf.uint8),
+            "targets": tf.zeros((len(source.class_names),)),
+            "damaged": tf.where(example["unread"] == "", example["name"], ""),
+            "unread": example["unread"],
+        },
+    )
+    return {**found, "damaged": tf.ensure_shape(found["damaged"], ())}
 
 
 def read_good(
@@ -92,39 +120,6 @@ def read_group(
 
 # From a file and a box to the pixels in the box.
 _Decoder = Callable[[tf.Tensor, Box | None], tf.Tensor]
-
-
-def _read(source: Source, row: Example, box: Box | None, decoders: list[_Decoder]) -> Example:
-    """Does what `read` does, one after the other: reads the file, and decodes what was in it."""
-
-    def stored(row: Example) -> Example:
-        example = {"unread": tf.constant(""), **source.example(row)}
-        return {name: example[name] for name in ("image", "labels", "name", "unread")}
-
-    there = _tried(row, stored)
-    encoded = there.element_spec["image"].dtype == tf.string
-    example = _first(
-        there,
-        otherwise=lambda: {
-            "image": tf.constant("") if encoded else tf.zeros((1, 1, 1), tf.uint8),
-            "labels": tf.zeros(0, tf.int64),
-            "name": source.example(row)["name"],  # the file is not read for that
-            "unread": source.example(row)["name"],
-        },
-    )
-    found = _first(
-        *(
-            _tried(example, lambda e, d=decoder: _decoded(source, e, box, d))
-            for decoder in decoders
-        ),
-        otherwise=lambda: {
-            "image": tf.zeros((1, 1, source.channels), tf.uint8),
-            "targets": tf.zeros((len(source.class_names),)),
-            "damaged": tf.where(example["unread"] == "", example["name"], ""),
-            "unread": example["unread"],
-        },
-    )
-    return {**found, "damaged": tf.ensure_shape(found["damaged"], ())}
 
 
 # The only place where TensorFlow has a "try" is a data set: it has an element, or none.
