@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -153,4 +154,4 @@ def table(side: int, rates: dict[str, list[float]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

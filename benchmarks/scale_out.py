@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -149,4 +150,4 @@ def on_ray(work, parts, name: str, batch_size: int) -> Iterator:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
